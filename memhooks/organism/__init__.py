@@ -1,0 +1,1 @@
+"""The organism: a small GPT-Neo whose training data are known to the token, and its counterfactual twin."""
