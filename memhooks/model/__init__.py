@@ -1,0 +1,1 @@
+"""The hooked model: loading, components, hooks, decoding and labelled results."""

@@ -1,0 +1,115 @@
+"""Writes a hooked GPT-Neo back as a Hugging Face folder, with the same log-probabilities."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+from memhooks.errors import InputError
+from memhooks.model.loading import HookedModel, is_processed
+from memhooks.model.parity import check_parity
+
+
+def export_model(model: HookedModel, folder: str | Path) -> Path:
+    """Save weights (safetensors), configuration and tokenizer; the folder appears whole or not at all.
+
+    Raises:
+        InputError: the folder exists, or the model has what Hugging Face's GPT-Neo cannot hold.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(f"{folder} exists already; give a new folder")
+    check_writable(folder.parent)
+    exported = to_hugging_face(model)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    exported.save_pretrained(partial)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(partial)
+    partial.rename(folder)
+    return folder
+
+
+def to_hugging_face(model: HookedModel) -> GPTNeoForCausalLM:
+    """The same model as a `GPTNeoForCausalLM`, compared with the hooked one before it is returned.
+
+    Raises:
+        InputError: folded or centred weights, untied embeddings, or biases that GPT-Neo lacks.
+    """
+    _check_exportable(model)
+    cfg = model.cfg
+    config = GPTNeoConfig(
+        vocab_size=cfg.d_vocab,
+        max_position_embeddings=cfg.n_ctx,
+        hidden_size=cfg.d_model,
+        num_layers=cfg.n_layers,
+        attention_types=[[[kind], 1] for kind in cfg.attn_types or ["global"] * cfg.n_layers],
+        num_heads=cfg.n_heads,
+        intermediate_size=cfg.d_mlp,
+        window_size=cfg.window_size,
+        activation_function=cfg.act_fn,
+        layer_norm_epsilon=cfg.eps,
+        bos_token_id=getattr(model.tokenizer, "bos_token_id", None) or 0,
+        eos_token_id=getattr(model.tokenizer, "eos_token_id", None) or 0,
+    )
+    exported = GPTNeoForCausalLM(config).to(cfg.dtype)
+    exported.load_state_dict(_hugging_face_weights(model), strict=False)
+    exported.tie_weights()
+    reference = exported.float() if cfg.dtype != torch.float64 else exported
+    if cfg.dtype in (torch.float32, torch.float64):
+        check_parity(model, reference)
+    return exported.to(cfg.dtype).eval()
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, before any work, a folder in which nothing can be written.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".memhooks-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}); choose another output folder") from error
+
+
+def _check_exportable(model: HookedModel) -> None:
+    if is_processed(model):
+        raise InputError("a processed model has its layer norms folded into other weights; load it with processed=False to export it")
+    if not torch.equal(model.W_E, model.W_U.T):
+        raise InputError("embedding and unembedding differ, but Hugging Face's GPT-Neo holds one matrix for both; edit neither, or both alike")
+    named = dict(model.named_parameters())
+    foreign = [name for name in named if name.endswith(("b_Q", "b_K", "b_V", "b_U")) and named[name].any()]
+    if foreign:
+        raise InputError(f"Hugging Face's GPT-Neo has no place for {', '.join(foreign[:3])}; set these biases to zero to export")
+
+
+def _hugging_face_weights(model: HookedModel) -> dict[str, Tensor]:
+    ours = {name: weight.detach().cpu() for name, weight in model.named_parameters()}
+    theirs = {
+        "transformer.wte.weight": ours["embed.W_E"],
+        "transformer.wpe.weight": ours["pos_embed.W_pos"],
+        "transformer.ln_f.weight": ours["ln_final.w"],
+        "transformer.ln_f.bias": ours["ln_final.b"],
+    }
+    for layer in range(model.cfg.n_layers):
+        block, place = f"blocks.{layer}", f"transformer.h.{layer}"
+        for letter, name in (("Q", "q_proj"), ("K", "k_proj"), ("V", "v_proj")):
+            weight = rearrange(ours[f"{block}.attn.W_{letter}"], "head d_model d_head -> (head d_head) d_model")
+            theirs[f"{place}.attn.attention.{name}.weight"] = weight
+        out = rearrange(ours[f"{block}.attn.W_O"], "head d_head d_model -> d_model (head d_head)")
+        theirs[f"{place}.attn.attention.out_proj.weight"] = out
+        theirs[f"{place}.attn.attention.out_proj.bias"] = ours[f"{block}.attn.b_O"]
+        for ours_name, theirs_name in (("in", "c_fc"), ("out", "c_proj")):
+            theirs[f"{place}.mlp.{theirs_name}.weight"] = ours[f"{block}.mlp.W_{ours_name}"].T
+            theirs[f"{place}.mlp.{theirs_name}.bias"] = ours[f"{block}.mlp.b_{ours_name}"]
+        for norm in ("1", "2"):
+            theirs[f"{place}.ln_{norm}.weight"] = ours[f"{block}.ln{norm}.w"]
+            theirs[f"{place}.ln_{norm}.bias"] = ours[f"{block}.ln{norm}.b"]
+    return {name: weight.contiguous() for name, weight in theirs.items()}

@@ -1,0 +1,85 @@
+"""Results as labelled arrays: a closed list of axes, a unit for each variable, provenance for all."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from memhooks.errors import InputError
+
+AXES: dict[str, str] = {
+    "paragraph": "paragraph of the set",
+    "pos": "token position in the paragraph, from 0",
+    "layer": "block, from 0",
+    "head": "attention head, from 0",
+    "component": "weight matrix of a block: one head's W_Q, W_K, W_V or W_O, or W_in, W_out",
+    "site": "kind of hook point, such as resid_pre",
+    "step": "gradient step, from 0 (before any)",
+    "d_model": "residual stream",
+    "d_head": "one head's query, key or value",
+    "d_mlp": "hidden units of an MLP",
+    "d_vocab": "vocabulary",
+    "batch": "rows inside a hook",
+}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Values with their axes and a unit that also says what zero means."""
+
+    values: Tensor | np.ndarray
+    axes: tuple[str, ...]
+    unit: str
+    labels: Mapping[str, Sequence] = field(default_factory=dict)
+
+
+def labelled(provenance: Mapping[str, object], **variables: Variable) -> xr.Dataset:
+    """Bind variables to one Dataset; the only maker of results.
+
+    Raises:
+        ValueError: an axis is not in `AXES`.
+    """
+    data, coordinates = {}, {}
+    for name, variable in variables.items():
+        unknown = [axis for axis in variable.axes if axis not in AXES]
+        if unknown:
+            raise ValueError(f"axes of {name!r} must be among {', '.join(AXES)}; got {', '.join(unknown)}")
+        data[name] = (variable.axes, _plain(variable.values), {"units": variable.unit})
+        coordinates.update({axis: list(values) for axis, values in variable.labels.items()})
+    attributes = {key: value if isinstance(value, int | float | str) else json.dumps(value) for key, value in provenance.items()}
+    return xr.Dataset(data, coordinates, attributes | versions())
+
+
+def versions() -> dict[str, str]:
+    """The versions on which a result may depend."""
+    return {f"version_{name.replace('-', '_')}": version(name) for name in ("memhooks", "torch", "transformer-lens")}
+
+
+def save_result(result: xr.Dataset, path: Path) -> None:
+    """Write a result as netCDF, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    result.to_netcdf(partial, engine="h5netcdf")
+    partial.replace(path)
+
+
+def load_result(path: Path | str) -> xr.Dataset:
+    """Read a result back into memory.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"no result file at {path}")
+    with xr.open_dataset(path, engine="h5netcdf") as result:
+        return result.load()
+
+
+def _plain(values: Tensor | np.ndarray) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -1,0 +1,130 @@
+"""Builds a hooked GPT-Neo that provably equals Hugging Face's: the only door to TransformerLens.
+
+1. Find the weights: the shipped organism or twin, a local folder, a hub name, a model in memory.
+2. Convert them into a `HookedTransformer`, cloned, unprocessed unless asked.
+3. Compare log-probabilities with Hugging Face on a fixed probe, in float32; a difference is an error.
+4. Only then cast to the wanted dtype and move to the wanted device.
+"""
+
+import warnings
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.pretrained.weight_conversions.neo import convert_neo_weights
+from transformers import GPTNeoForCausalLM, PreTrainedTokenizerBase
+
+from memhooks.errors import InputError
+from memhooks.model.parity import check_parity
+from memhooks.model.sources import read_model, read_tokenizer
+
+HookedModel = HookedTransformer
+BUNDLED = ("organism", "organism-twin")
+
+__all__ = ["BUNDLED", "HookPoint", "HookedModel", "asset", "load_model"]
+
+
+def asset(name: str) -> Path:
+    """The path of a bundled file or folder.
+
+    Raises:
+        InputError: this installation lacks it.
+    """
+    path = Path(str(files("memhooks"))) / "assets" / name
+    if not path.exists():
+        raise InputError(f"this installation has no bundled {name!r}; make it with python -m memhooks.organism.build")
+    return path
+
+
+def load_model(
+    source: str | Path | GPTNeoForCausalLM,
+    *,
+    tokenizer: PreTrainedTokenizerBase | Literal["auto"] | None = "auto",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    processed: bool = False,
+) -> HookedModel:
+    """Load a GPT-Neo as a `HookedTransformer` whose log-probabilities equal Hugging Face's.
+
+    Args:
+        source: `"organism"`, `"organism-twin"`, a local Hugging Face folder, a hub name such
+            as `"EleutherAI/gpt-neo-125M"` (the only one that needs a network), or a model in memory.
+        tokenizer: `"auto"` takes the one that lies beside the weights, if any.
+        device: where the hooked model goes.
+        dtype: cast after the comparison with Hugging Face.
+        processed: fold layer norms and centre weights as TransformerLens does by default; the
+            published gradient maps need it. Unprocessed models can be unlearned and exported.
+
+    Raises:
+        InputError: the source is missing, damaged, not a GPT-Neo, or holds NaN.
+    """
+    if isinstance(source, str) and source in BUNDLED:
+        source = asset(source)
+    reference = read_model(source)
+    if tokenizer == "auto":
+        tokenizer = read_tokenizer(source)
+    if tokenizer is not None and len(tokenizer) != reference.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {reference.config.vocab_size}; "
+            "pass the model's own tokenizer, or tokenizer=None to work on token ids"
+        )
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    model = _hooked(reference, tokenizer, exact, processed=processed)
+    check_parity(model, reference)
+    model.to(torch.device(device), print_details=False)
+    model.to(dtype, print_details=False)
+    return model.eval()
+
+
+def is_processed(model: HookedModel) -> bool:
+    """Whether layer norms were folded and weights centred at loading."""
+    return model.cfg.normalization_type == "LNPre"
+
+
+def _hooked(
+    reference: GPTNeoForCausalLM,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dtype: torch.dtype,
+    *,
+    processed: bool,
+) -> HookedModel:
+    config = reference.config
+    settings = HookedTransformerConfig(
+        model_name="gpt-neo",
+        original_architecture="GPTNeoForCausalLM",
+        n_layers=config.num_layers,
+        d_model=config.hidden_size,
+        n_heads=config.num_heads,
+        d_head=config.hidden_size // config.num_heads,
+        d_mlp=config.intermediate_size or 4 * config.hidden_size,
+        n_ctx=config.max_position_embeddings,
+        d_vocab=config.vocab_size,
+        act_fn=config.activation_function,
+        eps=config.layer_norm_epsilon,
+        normalization_type="LNPre" if processed else "LN",
+        use_attn_scale=False,
+        use_local_attn=True,
+        attn_types=list(config.attention_layers),
+        window_size=config.window_size,
+        positional_embedding_type="standard",
+        init_weights=False,
+        device="cpu",
+        dtype=dtype,
+    )
+    with warnings.catch_warnings():
+        # 3.9 announces the removal of the class in 4.0; pyproject.toml pins <4 for that reason.
+        warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
+        model = HookedTransformer(settings, tokenizer=tokenizer, move_to_device=False)
+    # The converter returns views of the source's weights: cloned, so that training never reaches back.
+    weights = {name: w.detach().clone().to(dtype) for name, w in convert_neo_weights(reference, settings).items()}
+    model.load_and_process_state_dict(
+        weights,
+        fold_ln=processed,
+        center_writing_weights=processed,
+        center_unembed=processed,
+        fold_value_biases=processed,
+    )
+    return model.eval()

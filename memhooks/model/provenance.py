@@ -1,0 +1,40 @@
+"""What a result was computed from: a fingerprint of the weights and how they were loaded."""
+
+import hashlib
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from memhooks.model.loading import HookedModel, is_processed
+
+
+def provenance(model: HookedModel, tokens: Int[Tensor, "paragraph pos"]) -> dict[str, object]:
+    """Model fingerprint, processing, dtype and a fingerprint of the tokens, for a result's attributes."""
+    return {
+        "model_hash": model_hash(model),
+        "processed": int(is_processed(model)),
+        "dtype": str(model.cfg.dtype).removeprefix("torch."),
+        "tokens_hash": tensor_hash(tokens),
+    }
+
+
+def model_hash(model: HookedModel) -> str:
+    """16 hexadecimal digits that change with any weight."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(_bytes(weight))
+    return digest.hexdigest()
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """16 hexadecimal digits of a tensor's values and shape."""
+    digest = hashlib.blake2b(str(tuple(tensor.shape)).encode(), digest_size=8)
+    digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy())

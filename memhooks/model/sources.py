@@ -1,0 +1,109 @@
+"""Reads a Hugging Face GPT-Neo and its tokenizer from a folder, the hub or memory, with clear errors."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, GPTNeoForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from memhooks.errors import InputError
+
+SUPPORTED = "GPT-Neo models (model_type 'gpt_neo'), such as EleutherAI/gpt-neo-125M, 1.3B, 2.7B and TinyStories"
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+def read_model(source: str | Path | GPTNeoForCausalLM) -> GPTNeoForCausalLM:
+    """The source as a float32 (or float64) Hugging Face model in eval mode; a model in memory is not changed."""
+    if isinstance(source, GPTNeoForCausalLM):
+        model = source
+    elif isinstance(source, str | Path):
+        model = _from_folder(Path(source)) if Path(source).exists() or not _may_be_hub_name(source) else _from_hub(str(source))
+    else:
+        raise InputError(f"source must be a name, a folder or a GPTNeoForCausalLM, got {type(source).__name__}; supported: {SUPPORTED}")
+    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        raise InputError(f"{_name(source)}: NaN or infinite weights in {', '.join(broken[:3])}; the file is damaged or training diverged")
+    return model
+
+
+def read_tokenizer(source: str | Path | GPTNeoForCausalLM) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside the weights, or None where there is none."""
+    if isinstance(source, GPTNeoForCausalLM):
+        return None
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(str(source), local_files_only=folder.is_dir())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{source}: the tokenizer cannot be read ({_first_line(error)}); repair it or pass tokenizer=None") from error
+
+
+def _may_be_hub_name(source: str | Path) -> bool:
+    parts = str(source).split("/")
+    return len(parts) == 2 and all(parts) and not parts[0].startswith(".")
+
+
+def _from_hub(name: str) -> GPTNeoForCausalLM:
+    try:
+        return GPTNeoForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name}: neither a local folder nor to be had from the hub ({_first_line(error)}); "
+            "give a folder with config.json and model.safetensors, or 'organism'"
+        ) from error
+
+
+def _from_folder(folder: Path) -> GPTNeoForCausalLM:
+    if not folder.is_dir():
+        raise InputError(f"no model folder at {folder}; give a folder with config.json and model.safetensors, a hub name (owner/name), or 'organism'")
+    _check_config(folder)
+    if not any((folder / name).exists() for name in WEIGHT_FILES):
+        raise InputError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
+    for path in sorted(folder.glob("*.safetensors")):
+        _check_safetensors(path)
+    show_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model, report = GPTNeoForCausalLM.from_pretrained(
+            str(folder), local_files_only=True, dtype=torch.float32, weights_only=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises a dozen kinds, from KeyError to UnpicklingError
+        raise InputError(f"{folder}: the weights cannot be read ({_first_line(error)}); only plain tensors are loaded") from error
+    finally:
+        if show_bars:
+            logging.enable_progress_bar()
+    missing = [name for name in report["missing_keys"] if not name.startswith("lm_head")]
+    if missing:
+        raise InputError(f"{folder}: weights are missing, among them {', '.join(sorted(missing)[:3])}; the file does not fit config.json")
+    return model.eval()
+
+
+def _check_config(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no config.json, so this is not a Hugging Face model folder")
+    try:
+        kind = json.loads(path.read_text("utf8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not valid JSON ({_first_line(error)})") from error
+    if kind != "gpt_neo":
+        raise InputError(f"{folder} holds a {kind!r} model; supported: {SUPPORTED}")
+
+
+def _check_safetensors(path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged or truncated safetensors ({_first_line(error)}); fetch or export it again") from error
+
+
+def _name(source: str | Path | GPTNeoForCausalLM) -> str:
+    return str(source) if isinstance(source, str | Path) else "the model in memory"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

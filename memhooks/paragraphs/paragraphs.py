@@ -1,0 +1,119 @@
+"""Token paragraphs: a prefix the model is given and a continuation it may recite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from memhooks.errors import InputError
+from memhooks.model.checks import check_tokens
+from memhooks.model.loading import HookedModel
+
+
+@dataclass(frozen=True)
+class Paragraphs:
+    """Paragraphs of equal length as raw token rows: no BOS or EOS is ever added.
+
+    Attributes:
+        tokens: one row per paragraph.
+        n_prefix: how many tokens are given; the rest is the continuation.
+        ids: a name for each paragraph; numbered from 0 by default.
+        counts: how often each occurs in the training data, where known.
+        sources: where each comes from, where known.
+        text: each paragraph's text, where a tokenizer is known.
+    """
+
+    tokens: Int[Tensor, "paragraph pos"]
+    n_prefix: int = 50
+    ids: tuple[str, ...] = ()
+    counts: tuple[int, ...] | None = None
+    sources: tuple[str, ...] | None = None
+    text: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes and number the rows.
+
+        Raises:
+            InputError: no paragraphs, a prefix that leaves no continuation, or labels of another number.
+        """
+        if self.tokens.ndim != 2 or self.tokens.numel() == 0:
+            raise InputError(f"paragraphs need a non-empty [paragraph, pos] tensor, got shape {tuple(self.tokens.shape)}")
+        if self.tokens.is_floating_point() or self.tokens.dtype == torch.bool:
+            raise InputError(f"paragraphs need integer tokens, got {self.tokens.dtype}")
+        if int(self.tokens.min()) < 0:
+            raise InputError(f"token ids must not be negative, got {int(self.tokens.min())}")
+        n_pos = self.tokens.shape[1]
+        if not 0 < self.n_prefix < n_pos:
+            raise InputError(f"n_prefix must lie in 1..{n_pos - 1} for paragraphs of {n_pos} tokens, got {self.n_prefix}")
+        object.__setattr__(self, "tokens", self.tokens.long())
+        object.__setattr__(self, "ids", self.ids or tuple(map(str, range(len(self.tokens)))))
+        for name in ("ids", "counts", "sources", "text"):
+            labels = getattr(self, name)
+            if labels is not None and len(labels) != len(self.tokens):
+                raise InputError(f"{name} must name {len(self.tokens)} paragraphs, got {len(labels)}")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def prefix(self) -> Int[Tensor, "paragraph n_prefix"]:
+        """The tokens the model is given."""
+        return self.tokens[:, : self.n_prefix]
+
+    @property
+    def continuation(self) -> Int[Tensor, "paragraph n_continuation"]:
+        """The tokens that follow in the text."""
+        return self.tokens[:, self.n_prefix :]
+
+    @property
+    def n_continuation(self) -> int:
+        """Tokens after the prefix."""
+        return self.tokens.shape[1] - self.n_prefix
+
+    def select(self, rows: Sequence[int] | Int[Tensor, " row"] | slice) -> "Paragraphs":
+        """The paragraphs of these rows, with their labels.
+
+        Raises:
+            InputError: nothing is selected, or a row does not exist.
+        """
+        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
+            rows = rows.nonzero()[:, 0]
+        chosen = list(range(len(self))[rows]) if isinstance(rows, slice) else [int(row) for row in rows]
+        if not chosen:
+            raise InputError("no paragraphs selected")
+        if not all(-len(self) <= row < len(self) for row in chosen):
+            raise InputError(f"rows must lie in 0..{len(self) - 1}, got {min(chosen)}..{max(chosen)}")
+        labels = {
+            name: None if (values := getattr(self, name)) is None else tuple(values[row] for row in chosen)
+            for name in ("ids", "counts", "sources", "text")
+        }
+        return replace(self, tokens=self.tokens[chosen], **labels)
+
+    def sample(self, n: int, *, seed: int) -> "Paragraphs":
+        """`n` different paragraphs drawn at random, or all in their order if there are no more."""
+        if n >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
+        return self.select(order.sort().values)
+
+    def with_continuation(self, continuation: Int[Tensor, "paragraph n_continuation"]) -> "Paragraphs":
+        """The same prefixes followed by other tokens; the text is dropped."""
+        return replace(self, tokens=torch.cat([self.prefix, continuation.cpu()], dim=1), text=None)
+
+    def with_text(self, tokenizer: PreTrainedTokenizerBase | None) -> "Paragraphs":
+        """The same paragraphs with their decoded text, if there is a tokenizer to decode with."""
+        if tokenizer is None or self.text is not None:
+            return self
+        return replace(self, text=tuple(tokenizer.decode(row) for row in self.tokens.tolist()))
+
+    def check(self, model: HookedModel) -> "Paragraphs":
+        """These paragraphs, if `model` can read them.
+
+        Raises:
+            InputError: ids outside its vocabulary or more tokens than its context.
+        """
+        check_tokens(model, self.tokens)
+        return self
