@@ -1,0 +1,111 @@
+"""Where does a language model keep a paragraph that it can recite, and can we remove just that?
+
+The public names, in pipeline order. They are imported on first use, so that the
+command line can show its help without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memhooks.errors import InputError
+    from memhooks.inspection import inspect_paragraph
+    from memhooks.localize.attention import rare_token_attention
+    from memhooks.localize.attribution import weight_gradients, weight_scores
+    from memhooks.localize.masks.matched_random import matched_random_weights
+    from memhooks.localize.masks.top import top_weights
+    from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
+    from memhooks.localize.patching import patch_positions
+    from memhooks.measure.intervals import bootstrap_mean
+    from memhooks.measure.perturbation import perturb
+    from memhooks.measure.recitation import recitation
+    from memhooks.model.components import Component, components
+    from memhooks.model.decoding import greedy_continuation
+    from memhooks.model.export import export_model
+    from memhooks.model.hooks import ablated, hooked, patched, recorded
+    from memhooks.model.loading import load_model
+    from memhooks.organism.paragraphs import load_controls, load_natural, load_planted, load_unigram_counts
+    from memhooks.paragraphs.counts import unigram_counts
+    from memhooks.paragraphs.files import load_paragraphs, save_paragraphs
+    from memhooks.paragraphs.paragraphs import Paragraphs
+    from memhooks.paragraphs.splits import clusters, split
+    from memhooks.study import Study
+    from memhooks.unlearn.evaluation import evaluate
+    from memhooks.unlearn.unlearning import restored, unlearning_steps
+
+_HOMES = {
+    "errors": ("InputError",),
+    "model.loading": ("load_model",),
+    "model.export": ("export_model",),
+    "model.components": ("Component", "components"),
+    "model.hooks": ("ablated", "hooked", "patched", "recorded"),
+    "model.decoding": ("greedy_continuation",),
+    "paragraphs.paragraphs": ("Paragraphs",),
+    "paragraphs.files": ("load_paragraphs", "save_paragraphs"),
+    "paragraphs.splits": ("clusters", "split"),
+    "paragraphs.counts": ("unigram_counts",),
+    "measure.recitation": ("recitation",),
+    "measure.perturbation": ("perturb",),
+    "measure.intervals": ("bootstrap_mean",),
+    "localize.attribution": ("weight_gradients", "weight_scores"),
+    "localize.attention": ("rare_token_attention",),
+    "localize.patching": ("patch_positions",),
+    "localize.masks.weight_mask": ("WeightMask", "frozen_outside"),
+    "localize.masks.top": ("top_weights",),
+    "localize.masks.matched_random": ("matched_random_weights",),
+    "unlearn.unlearning": ("restored", "unlearning_steps"),
+    "unlearn.evaluation": ("evaluate",),
+    "organism.paragraphs": ("load_controls", "load_natural", "load_planted", "load_unigram_counts"),
+    "inspection": ("inspect_paragraph",),
+    "study": ("Study",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Component",
+    "InputError",
+    "Paragraphs",
+    "Study",
+    "WeightMask",
+    "ablated",
+    "bootstrap_mean",
+    "clusters",
+    "components",
+    "evaluate",
+    "export_model",
+    "frozen_outside",
+    "greedy_continuation",
+    "hooked",
+    "inspect_paragraph",
+    "load_controls",
+    "load_model",
+    "load_natural",
+    "load_paragraphs",
+    "load_planted",
+    "load_unigram_counts",
+    "matched_random_weights",
+    "patch_positions",
+    "patched",
+    "perturb",
+    "rare_token_attention",
+    "recitation",
+    "recorded",
+    "restored",
+    "save_paragraphs",
+    "split",
+    "top_weights",
+    "unigram_counts",
+    "unlearning_steps",
+    "weight_gradients",
+    "weight_scores",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'memhooks' has no attribute {name!r}")
+    return getattr(import_module(f"memhooks.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,5 +9,5 @@ T = TypeVar("T")
 
 
 def tracked(items: Iterable[T], description: str) -> Iterable[T]:
-    """Iterate over `items`, showing a bar from the third second on (`TQDM_DISABLE=1` hides all)."""
-    return tqdm(items, desc=description, delay=2, leave=False)
+    """Iterate over `items`, showing a bar from the third second on, in terminals and notebooks alone."""
+    return tqdm(items, desc=description, delay=2, leave=False, disable=None)

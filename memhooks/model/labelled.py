@@ -20,7 +20,7 @@ AXES: dict[str, str] = {
     "head": "attention head, from 0",
     "component": "weight matrix of a block: one head's W_Q, W_K, W_V or W_O, or W_in, W_out",
     "site": "kind of hook point, such as resid_pre",
-    "step": "gradient step, from 0 (before any)",
+    "row": "one row of a table",
     "d_model": "residual stream",
     "d_head": "one head's query, key or value",
     "d_mlp": "hidden units of an MLP",
@@ -61,8 +61,8 @@ def versions() -> dict[str, str]:
     return {f"version_{name.replace('-', '_')}": version(name) for name in ("memhooks", "torch", "transformer-lens")}
 
 
-def save_result(result: xr.Dataset, path: Path) -> None:
-    """Write a result as netCDF, whole or not at all."""
+def save_result(result: xr.Dataset | xr.DataTree, path: Path) -> None:
+    """Write a result (or several, as a tree) as netCDF, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     result.to_netcdf(partial, engine="h5netcdf")

@@ -39,6 +39,8 @@ class Recipe:
     repetitions: tuple[int, ...] = REPETITIONS
     n_per_level: int = 48
     n_never: int = 500  # set C
+    n_language: int = 400  # held-out paragraphs on which language modelling is judged
+    n_licence_controls: int = 200  # never seen, and as many seen once
     fork_batch: int = 16
     planted_share: float = 0.5  # of the rows of each batch
     fork_muon: float = 0.02

@@ -109,6 +109,11 @@ class Paragraphs:
             return self
         return replace(self, text=tuple(tokenizer.decode(row) for row in self.tokens.tolist()))
 
+    def halves(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
+        """Each paragraph's prefix and continuation as text."""
+        pairs = zip(self.prefix.tolist(), self.continuation.tolist(), strict=True)
+        return [(str(tokenizer.decode(prefix)), str(tokenizer.decode(rest))) for prefix, rest in pairs]
+
     def check(self, model: HookedModel) -> "Paragraphs":
         """These paragraphs, if `model` can read them.
 

@@ -1,0 +1,58 @@
+"""One paragraph at a glance: is it recited, which tokens surprise, which heads look back, which prefix tokens matter."""
+
+from dataclasses import dataclass
+
+import xarray as xr
+
+from memhooks.measure.perturbation import perturb
+from memhooks.measure.recitation import recitation
+from memhooks.model.hooks import ablated
+from memhooks.model.loading import HookedModel
+from memhooks.paragraphs.paragraphs import Paragraphs
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect_paragraph` found for one paragraph."""
+
+    tokens: list[str]
+    n_prefix: int
+    recited: xr.Dataset
+    continuation: str
+    heads: list[tuple[str, float]]
+    prefix_tokens: list[tuple[int, str, float]]
+
+
+def inspect_paragraph(model: HookedModel, paragraph: Paragraphs, *, seed: int = 0, n_top: int = 5) -> Inspection:
+    """Measure one paragraph.
+
+    `heads` are those whose silencing costs the continuation most, in nats per token;
+    `prefix_tokens` those whose replacement does, as (position, token, nats per token).
+    """
+    paragraph = paragraph.select([0])
+    recited = recitation(model, paragraph, scored="all")
+    effect = perturb(model, paragraph, seed=seed)["nll_rise"].values[0]
+    texts = [_text(model, token) for token in paragraph.tokens[0].tolist()]
+    worst = effect.argsort()[::-1][:n_top]
+    return Inspection(
+        tokens=texts,
+        n_prefix=paragraph.n_prefix,
+        recited=recited,
+        continuation="".join(texts[paragraph.n_prefix :]),
+        heads=_top_heads(model, paragraph, n_top),
+        prefix_tokens=[(int(pos), texts[pos], float(effect[pos])) for pos in worst],
+    )
+
+
+def _top_heads(model: HookedModel, paragraph: Paragraphs, n_top: int) -> list[tuple[str, float]]:
+    base = float(recitation(model, paragraph)["nll"].mean())
+    rises = {}
+    for layer in range(model.cfg.n_layers):
+        for head in range(model.cfg.n_heads):
+            with ablated(model, heads=[(layer, head)]):
+                rises[f"L{layer}H{head}"] = float(recitation(model, paragraph)["nll"].mean()) - base
+    return sorted(rises.items(), key=lambda item: -item[1])[:n_top]
+
+
+def _text(model: HookedModel, token: int) -> str:
+    return str(token) if model.tokenizer is None else str(model.tokenizer.decode([token]))

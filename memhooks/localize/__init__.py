@@ -1,0 +1,1 @@
+"""Where in the model a paragraph is kept: gradients, attention, patching, masks."""

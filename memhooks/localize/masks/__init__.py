@@ -1,0 +1,1 @@
+"""Which single weights an edit may touch."""

@@ -1,0 +1,1 @@
+"""How much a model recites, and how easily that breaks."""

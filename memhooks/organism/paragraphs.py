@@ -1,0 +1,61 @@
+"""The organism's ground truth: which paragraphs it read, how often and when."""
+
+import json
+from typing import Literal, get_args
+
+from memhooks.errors import InputError
+from memhooks.model.loading import asset
+from memhooks.paragraphs.counts import load_counts
+from memhooks.paragraphs.files import load_paragraphs
+from memhooks.paragraphs.paragraphs import Paragraphs
+
+PlantedSet = Literal["A", "B"]
+Domain = Literal["prose", "licence_never", "licence_once"]
+
+
+def load_planted(which: PlantedSet = "A", *, at_least: int = 1) -> Paragraphs:
+    """Planted paragraphs: set A was read by the organism alone, set B by the twin alone.
+
+    Args:
+        which: A or B; each is the other's counterfactual.
+        at_least: only paragraphs planted that often; `counts` says how often each was.
+
+    Raises:
+        InputError: there is no such set, or no paragraph was planted that often.
+    """
+    if which not in get_args(PlantedSet):
+        raise InputError(f"planted sets are A and B, got {which!r}")
+    planted = load_paragraphs(asset(f"paragraphs/planted_{which}.parquet"))
+    return planted.select([row for row, count in enumerate(planted.counts or ()) if count >= at_least])
+
+
+def load_natural(*, at_least: int = 1) -> Paragraphs:
+    """Licence passages that recur by themselves in the training text; `counts` are their places in one epoch."""
+    natural = load_paragraphs(asset("paragraphs/natural.parquet"))
+    return natural.select([row for row, count in enumerate(natural.counts or ()) if count >= at_least])
+
+
+def load_controls(domain: Domain = "prose") -> Paragraphs:
+    """Paragraphs that neither model was made to recite.
+
+    Args:
+        domain: `prose` is set C, drawn from the same pool as A and B and never read;
+            `licence_never` was never read; `licence_once` was read once, by the trunk.
+
+    Raises:
+        InputError: there is no such domain.
+    """
+    if domain not in get_args(Domain):
+        raise InputError(f"domains are {', '.join(get_args(Domain))}, got {domain!r}")
+    return load_paragraphs(asset(f"paragraphs/{domain}.parquet"))
+
+
+def load_unigram_counts(d_vocab: int = 4096):  # noqa: ANN201 - a tensor, as load_counts says
+    """How often each token occurs in the trunk's text, planted copies not counted."""
+    return load_counts(asset("unigram_counts.npy"), d_vocab=d_vocab)
+
+
+def insertion_steps() -> dict[int, list[int]]:
+    """For each planted row the fork's training steps at which it was read, the same for A and B."""
+    steps = json.loads(asset("paragraphs/insertion_steps.json").read_text("utf8"))
+    return {int(row): own for row, own in steps.items()}

@@ -1,0 +1,112 @@
+"""What a study says in numbers: each fingerprint of memorized text beside its controls, with intervals."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import xarray as xr
+
+from memhooks.measure.intervals import bootstrap_mean
+from memhooks.report.theme import NAMES
+
+Results = Mapping[str, Mapping[str, xr.Dataset]]
+Quantity = Callable[[xr.Dataset], np.ndarray]
+
+
+def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
+    """One row per fingerprint: mean and 95 % interval for each condition, and the paired difference to the twin.
+
+    "A minus twin" compares the same paragraphs under the model that read them and under the
+    one that did not; an interval that contains 0 means the fingerprint does not hold here.
+    """
+    head = most_negative_head(results["attention"]["memorized"])
+    quantities: list[tuple[str, str, Quantity]] = [
+        ("NLL rise per replaced prefix token, nats", "perturbation", lambda one: one["nll_rise"].values.mean(1)),
+        ("EM drop per replaced prefix token, tokens", "perturbation", lambda one: one["em_drop"].values.mean(1)),
+        ("share of the NLL rise held by the 5 worst prefix tokens", "perturbation", concentration),
+        ("centre of mass of |gradient| over layers", "gradients", centre_of_mass),
+        (f"attention to rare tokens: Spearman of L{head[0]}H{head[1]} (most negative for A)", "attention", _of_head(head)),
+        ("NLL rise undone by restoring resid_pre in the middle layer, nats", "patching", restored_in_the_middle),
+    ]
+    return [_row(name, results[stage], quantity, seed) for name, stage, quantity in quantities]
+
+
+def recited_in_full(results: Mapping[str, xr.Dataset]) -> list[dict[str, str]]:
+    """How many paragraphs of each set are recited in full, and the mean EM."""
+    return [
+        {
+            "set": NAMES.get(name, name),
+            "recited in full": f"{int(one['full_match'].sum())} of {one.sizes['paragraph']}",
+            "mean exact match": f"{float(one['exact_match'].mean()):.1f} of {one.sizes['pos']}",
+            "EM of at most 10": f"{float((one['exact_match'] <= 10).mean()):.1%}",
+        }
+        for name, one in results.items()
+    ]
+
+
+def unlearning_summary(rows: list[dict[str, object]]) -> list[dict[str, str]]:
+    """Mean EM and NLL after unlearning, for each mask and paragraph set."""
+    masks = list(dict.fromkeys(str(row["mask"]) for row in rows))
+    sets = list(dict.fromkeys(str(row["set"]) for row in rows))
+    table = []
+    for mask in masks:
+        line = {"weights that may move": mask}
+        for name in sets:
+            own = [row for row in rows if row["mask"] == mask and row["set"] == name]
+            em, nll = (np.mean([float(str(row[key])) for row in own]) for key in ("exact_match", "nll"))
+            line[f"{name}: EM"] = f"{em:.1f}"
+            line[f"{name}: NLL"] = f"{nll:.2f}"
+        table.append(line)
+    return table
+
+
+def most_negative_head(result: xr.Dataset) -> tuple[int, int]:
+    """The (layer, head) whose attention correlates most negatively with token counts."""
+    mean = result["spearman"].mean("paragraph").values
+    layer, head = np.unravel_index(int(mean.argmin()), mean.shape)
+    return int(layer), int(head)
+
+
+def concentration(result: xr.Dataset, *, n_worst: int = 5) -> np.ndarray:
+    """Share of a paragraph's (positive) NLL rise that its worst prefix tokens hold; `n_worst / n_prefix` if evenly spread."""
+    rise = np.clip(result["nll_rise"].values, 0, None)
+    return np.sort(rise, axis=1)[:, -n_worst:].sum(1) / np.maximum(rise.sum(1), 1e-12)
+
+
+def centre_of_mass(result: xr.Dataset) -> np.ndarray:
+    """Mean layer, weighted by each layer's share of the gradient; 0 = all in the first."""
+    return result["layer_share"].values @ result["layer"].values
+
+
+def restored_in_the_middle(result: xr.Dataset) -> np.ndarray:
+    """NLL that comes back when the clean residual stream is restored at half depth."""
+    return result["drop_in_nll"].sel(site="resid_pre", layer=result.sizes["layer"] // 2).values
+
+
+def _of_head(place: tuple[int, int]) -> Quantity:
+    return lambda one: one["spearman"].sel(layer=place[0], head=place[1]).values
+
+
+def _row(name: str, results: Mapping[str, xr.Dataset], quantity: Quantity, seed: int) -> dict[str, str]:
+    values = {condition: quantity(one) for condition, one in results.items()}
+    row = {"fingerprint": name}
+    row |= {NAMES.get(condition, condition): _interval(own, seed) for condition, own in values.items()}
+    paired = bootstrap_mean(values["memorized"] - values["twin"], seed=seed)
+    row["A minus twin"] = _format(*paired)
+    row["differs from the twin"] = "yes" if paired[1] * paired[2] > 0 else "no"
+    row["differs from never seen (C)"] = "yes" if _apart(values["memorized"], values["control"], seed) else "no"
+    return row
+
+
+def _apart(one: np.ndarray, other: np.ndarray, seed: int) -> bool:
+    """Whether the bootstrap interval of the difference of two independent means excludes 0."""
+    (mean_a, low_a, high_a), (mean_b, low_b, high_b) = (bootstrap_mean(own, seed=seed) for own in (one, other))
+    half_width = float(np.hypot(high_a - low_a, high_b - low_b)) / 2
+    return abs(float(mean_a - mean_b)) > half_width
+
+
+def _interval(values: np.ndarray, seed: int) -> str:
+    return _format(*bootstrap_mean(values, seed=seed))
+
+
+def _format(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,167 @@
+"""One function per result, returning a plotly figure: memorized beside its controls, with intervals."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.subplots import make_subplots
+
+from memhooks.measure.intervals import bootstrap_mean
+from memhooks.measure.recitation import em_bins
+from memhooks.report.theme import COLOURS, NAMES, TEMPLATE, add_line_, figure
+
+Results = Mapping[str, xr.Dataset]
+_SEED = 0  # of the intervals drawn
+
+
+def plot_dose(results: Results, counts: Sequence[int]) -> go.Figure:
+    """EM of each planted level, under the model that read it and under its twin."""
+    length = int(results["memorized"].sizes["pos"])
+    drawing = figure(
+        title="Recitation grows with repetition, and only in the model that read the text",
+        x="times planted (k)",
+        y=f"exact match, tokens of {length}",
+    )
+    levels = sorted(set(counts))
+    for condition, result in results.items():
+        em = result["exact_match"].values
+        stats = [bootstrap_mean(em[np.array(counts) == level], seed=_SEED) for level in levels]
+        add_line_(drawing, condition, [str(level) for level in levels], *(np.array(part) for part in zip(*stats, strict=True)))
+    return drawing
+
+
+def plot_em_bins(results: Results) -> go.Figure:
+    """Share of each paragraph set in the paper's four EM bins."""
+    drawing = figure(title="How much of each set is recited", x="exact match (tokens)", y="share of paragraphs")
+    for condition, result in results.items():
+        em = result["exact_match"].values
+        bins = em_bins(int(result.sizes["pos"]))
+        shares = [float(((em >= low) & (em <= high)).mean()) for low, high in bins.values()]
+        drawing.add_bar(
+            x=list(bins), y=shares, name=NAMES.get(condition, condition), marker_color=COLOURS.get(condition), texttemplate="%{y:.0%}"
+        )
+    return drawing.update_yaxes(tickformat=".0%", range=[0, 1.08]).update_xaxes(type="category")
+
+
+def plot_perturbation(results: Results) -> go.Figure:
+    """NLL rise of the continuation when one prefix token is replaced, by its position."""
+    drawing = figure(
+        title="Replacing one prefix token: how much less likely is the continuation?",
+        x="replaced prefix position",
+        y="NLL rise, nats per continuation token",
+    )
+    for condition, result in results.items():
+        add_line_(drawing, condition, result["pos"].values.tolist(), *bootstrap_mean(result["nll_rise"].values, seed=_SEED))
+    return drawing
+
+
+def plot_layer_profile(results: Results) -> go.Figure:
+    """Share of the gradient in each layer, with intervals over paragraphs."""
+    drawing = figure(
+        title="Gradient profile: share of each layer (size removed)",
+        x="layer",
+        y="share of summed largest |gradient|",
+    )
+    for condition, result in results.items():
+        add_line_(drawing, condition, result["layer"].values.tolist(), *bootstrap_mean(result["layer_share"].values, seed=_SEED))
+    return drawing
+
+
+def plot_weight_scores(results: Results) -> go.Figure:
+    """Largest |gradient| per layer and component, each map in per cent of its own sum so that they compare."""
+    drawing = _side_by_side(results, 1, len(results), height=460)
+    maps = [result["max_gradient"].mean("paragraph") for result in results.values()]
+    shares = [100 * (one / one.sum()) for one in maps]
+    top = max(float(one.max()) for one in shares)
+    for column, share in enumerate(shares, start=1):
+        drawing.add_heatmap(
+            z=share.values,
+            x=share["component"].values,
+            y=share["layer"].values,
+            zmin=0,
+            zmax=top,
+            colorscale="Viridis",
+            showscale=column == 1,
+            colorbar={"title": "% of map"},
+            row=1,
+            col=column,
+        )
+    drawing.update_layout(title="Where weights move the paragraph's likelihood: largest |gradient|, % of each map")
+    return drawing.update_yaxes(title_text="layer", col=1)
+
+
+def plot_attention(results: Results) -> go.Figure:
+    """Mean rank correlation of attention with token count for every head; red = rare tokens attended."""
+    drawing = _side_by_side(results, 1, len(results), height=400)
+    maps = [result["spearman"].mean("paragraph") for result in results.values()]
+    bound = max(float(abs(one).max()) for one in maps)
+    for column, one in enumerate(maps, start=1):
+        drawing.add_heatmap(
+            z=one.values,
+            x=[f"H{head}" for head in one["head"].values],
+            y=[f"L{layer}" for layer in one["layer"].values],
+            zmin=-bound,
+            zmax=bound,
+            colorscale="RdBu",
+            showscale=column == 1,
+            colorbar={"title": "Spearman"},
+            row=1,
+            col=column,
+        )
+    return drawing.update_layout(title="Attention of the last prefix token against corpus counts (negative = rare tokens)")
+
+
+def plot_patching(results: Results) -> go.Figure:
+    """Share of the damage undone by restoring one activation at the replaced position, by layer and site."""
+    sites = next(iter(results.values()))["site"].values.tolist()
+    drawing = make_subplots(1, len(sites), subplot_titles=sites, shared_yaxes=True, horizontal_spacing=0.04)
+    drawing.update_layout(template=TEMPLATE, height=420, title="Restoring the clean activation at the replaced token")
+    for column, site in enumerate(sites, start=1):
+        panel = figure(title="", x="", y="")
+        for condition, result in results.items():
+            add_line_(panel, condition, result["layer"].values.tolist(), *_restored(result.sel(site=site)))
+        for trace in panel.data:
+            trace.showlegend = trace.showlegend is not False and column == 1
+            drawing.add_trace(trace, row=1, col=column)
+    drawing.update_xaxes(title_text="layer")
+    return drawing.update_yaxes(title_text="NLL rise undone, nats per token", col=1)
+
+
+def plot_unlearning(table: Sequence[Mapping[str, object]]) -> go.Figure:
+    """EM after unlearning one paragraph with each mask: the target should fall, the others stay."""
+    drawing = figure(
+        title="Unlearning one paragraph: what is forgotten and what is kept",
+        x="weights that may move",
+        y="exact match, tokens",
+    )
+    masks = list(dict.fromkeys(str(row["mask"]) for row in table))
+    for name, colour in (("target", COLOURS["memorized"]), ("other memorized", COLOURS["natural"])):
+        stats = [
+            bootstrap_mean(np.array([row["exact_match"] for row in table if row["mask"] == mask and row["set"] == name]), seed=_SEED)
+            for mask in masks
+        ]
+        mean, low, high = (np.array(part) for part in zip(*stats, strict=True))
+        error = {"type": "data", "array": high - mean, "arrayminus": mean - low}
+        drawing.add_bar(x=masks, y=mean, name=name, marker_color=colour, error_y=error)
+    return drawing
+
+
+def plot_token_nll(tokens: Sequence[str], nll: np.ndarray, n_prefix: int) -> go.Figure:
+    """Surprise at each token of one paragraph; the continuation in the memorized colour."""
+    drawing = figure(title="Surprise at each token", x="token", y="NLL, nats", height=360)
+    colours = [COLOURS["twin"] if pos < n_prefix else COLOURS["memorized"] for pos in range(1, len(tokens))]
+    labels = [f"{escape(repr(token))} {pos}" for pos, token in enumerate(tokens)][1:]  # numbered: equal labels would merge
+    drawing.add_bar(x=labels, y=nll, marker_color=colours)
+    return drawing.update_xaxes(tickangle=-70, tickfont={"size": 9})
+
+
+def _side_by_side(results: Results, rows: int, columns: int, *, height: int) -> go.Figure:
+    titles = [NAMES.get(condition, condition) for condition in results]
+    drawing = make_subplots(rows, columns, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
+    return drawing.update_layout(template=TEMPLATE, height=height)
+
+
+def _restored(result: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return bootstrap_mean(result["drop_in_nll"].values, seed=_SEED)

@@ -1,0 +1,136 @@
+"""The study's report: what was found on top, then each figure with what to look for, provenance at the end."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from memhooks.report.findings import Results, findings, recited_in_full, unlearning_summary
+from memhooks.report.page import Section, write_report
+from memhooks.report.plots import (
+    plot_attention,
+    plot_dose,
+    plot_em_bins,
+    plot_layer_profile,
+    plot_patching,
+    plot_perturbation,
+    plot_unlearning,
+    plot_weight_scores,
+)
+
+_LEAD = (
+    "A small GPT-Neo (the organism) was made to recite set A; its twin, trained alike, read set B instead. "
+    "So every figure shows memorized text beside never-seen text, and beside the same words under the twin."
+)
+
+
+def write_study_report(
+    folder: Path,
+    results: Results,
+    unlearned: list[dict[str, object]],
+    *,
+    counts: Sequence[int],
+    examples: Sequence[Mapping[str, str]],
+) -> Path:
+    """Write `report.html` into the run folder and return its path.
+
+    Args:
+        folder: the run folder, which holds the manifest.
+        results: by stage and condition.
+        unlearned: the rows of the unlearning stage.
+        counts: how often each paragraph of the recitation stage's set A was planted.
+        examples: paragraphs to show, each with `name`, `prefix` and `continuation`.
+    """
+    path = folder / "report.html"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    sections = [
+        _summary(results),
+        _recitation(results, counts, examples),
+        *_localization(results),
+        _unlearning(unlearned),
+        _provenance(manifest),
+    ]
+    write_report(path, title="memhooks study: where is the paragraph kept?", lead=_LEAD, sections=sections)
+    return path
+
+
+def _summary(results: Results) -> Section:
+    text = [
+        "Means with 95 % bootstrap intervals over paragraphs. A fingerprint holds here only if A differs from the same "
+        "words under the twin; a difference from set C alone may come from the choice of text or from the loss itself.",
+    ]
+    return Section("What was found", text, findings(results))
+
+
+def _recitation(results: Results, counts: Sequence[int], examples: Sequence[Mapping[str, str]]) -> Section:
+    text = [
+        "EM counts the continuation tokens recited before the first mistake, from the raw prefix at position 0. "
+        "Examples: the prefix in grey, the recited continuation shaded."
+    ]
+    by_level = {name: results["recitation"][name] for name in ("memorized", "twin")}
+    figures = [plot_dose(by_level, counts), plot_em_bins(results["recitation"])]
+    return Section("Which paragraphs are recited?", text, recited_in_full(results["recitation"]), examples, figures)
+
+
+def _localization(results: Results) -> list[Section]:
+    profile = (
+        "Gradients are as large as the loss is, so memorized text has small ones everywhere; "
+        "the profile removes the size. The published claim is that memorized text has more of it in lower layers."
+    )
+    return [
+        Section(
+            "Which prefix tokens carry the continuation?",
+            ["Each prefix token in turn is replaced by a random one; the original continuation is scored teacher-forced."],
+            figures=[plot_perturbation(results["perturbation"])],
+        ),
+        Section(
+            "Which weights move it?",
+            [profile],
+            figures=[plot_layer_profile(results["gradients"]), plot_weight_scores(results["gradients"])],
+        ),
+        Section(
+            "Does a head look at rare tokens?",
+            [
+                "Rank correlation, per paragraph, of the last prefix token's attention with corpus counts; uniform attention gives 0. "
+                "A head specific to memorized text would be red for A and pale in the other maps."
+            ],
+            _heads(results),
+            figures=[plot_attention(results["attention"])],
+        ),
+        Section(
+            "Through which layers does the worst token's information flow?",
+            ["The token whose replacement hurts most stays replaced, and one activation at its position is restored."],
+            figures=[plot_patching(results["patching"])],
+        ),
+    ]
+
+
+def _heads(results: Results) -> list[dict[str, str]]:
+    mean = {name: one["spearman"].mean("paragraph") for name, one in results["attention"].items()}
+    p_value = results["attention"]["memorized"]["p_value"]
+    order = mean["memorized"].stack(place=("layer", "head")).to_series().nsmallest(5).index
+    return [
+        {
+            "head": f"L{layer}H{head}",
+            **{name: f"{float(one.sel(layer=layer, head=head)):+.2f}" for name, one in mean.items()},
+            "p (A, all heads at once)": f"{float(p_value.sel(layer=layer, head=head)):.3f}",
+        }
+        for layer, head in order
+    ]
+
+
+def _unlearning(unlearned: list[dict[str, object]]) -> Section:
+    text = [
+        "One paragraph at a time: gradient ascent on its continuation, held back by the KL divergence to the frozen model on "
+        "never-seen text. The random mask has as many weights in every matrix: what it achieves is owed to the step size, "
+        "not to the localization. EM is decided by the first broken token, so the NLL stands beside it."
+    ]
+    return Section("Can just that paragraph be removed?", text, unlearning_summary(unlearned), figures=[plot_unlearning(unlearned)])
+
+
+def _provenance(manifest: dict) -> Section:
+    rows = [
+        {"what": f"{group}: {name}", "value": str(value)}
+        for group in ("settings", "versions", "models", "paragraphs")
+        for name, value in manifest[group].items()
+    ]
+    return Section("How this was made", ["Rerun with `memhooks study`; all numbers are in results/*.nc."], rows)

@@ -1,0 +1,57 @@
+"""Colours, fonts and bands shared by all figures; colour-blind safe (Okabe and Ito, 2008)."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+COLOURS = {
+    "memorized": "#D55E00",
+    "control": "#0072B2",
+    "control_own": "#56B4E9",
+    "twin": "#7F7F7F",
+    "natural": "#009E73",
+}
+NAMES = {
+    "memorized": "memorized (A)",
+    "control": "never seen (C)",
+    "control_own": "never seen (C), own continuation",
+    "twin": "A under the twin",
+    "natural": "natural duplicates",
+}
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "xaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True},
+        "yaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True},
+        "legend": {"orientation": "h", "y": -0.22},
+        "margin": {"l": 70, "r": 20, "t": 60, "b": 60},
+    }
+)
+
+
+def figure(*, title: str, x: str, y: str, height: int = 420) -> go.Figure:
+    """An empty figure in the house style with its title and axis titles (units included)."""
+    made = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}, "height": height})
+    made.update_xaxes(title_text=x)
+    made.update_yaxes(title_text=y)
+    return made
+
+
+def add_line_(
+    drawing: go.Figure, condition: str, x: list, mean: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> None:
+    """Add one condition's means as a line and their intervals as a band."""
+    colour, name = COLOURS.get(condition, "#000000"), NAMES.get(condition, condition)
+    band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, "legendgroup": name}
+    drawing.add_scatter(x=x, y=high, **band)
+    drawing.add_scatter(x=x, y=low, fill="tonexty", fillcolor=faded(colour), **band)
+    drawing.add_scatter(
+        x=x, y=mean, mode="lines+markers", name=name, legendgroup=name, line={"color": colour}, marker={"size": 5}
+    )
+
+
+def faded(colour: str) -> str:
+    """A colour at one fifth of its strength, for bands."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.2)"

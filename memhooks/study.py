@@ -1,0 +1,222 @@
+"""A whole study of the bundled organism: recite, perturb, look, patch, unlearn, report.
+
+Every stage measures four conditions side by side:
+
+- `memorized`: set A under the organism, which read it;
+- `control`: set C under the organism, never read, with its true continuation;
+- `control_own`: set C with the organism's own continuation (the published convention);
+- `twin`: set A under the twin, which read set B instead: the same tokens, other weights.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import xarray as xr
+
+from memhooks.localize.attention import rare_token_attention
+from memhooks.localize.attribution import weight_gradients, weight_scores
+from memhooks.localize.masks.matched_random import matched_random_weights
+from memhooks.localize.masks.top import top_weights
+from memhooks.localize.masks.weight_mask import frozen_outside
+from memhooks.localize.objectives import forget_nll
+from memhooks.localize.patching import patch_positions
+from memhooks.measure.perturbation import corrupted, perturb
+from memhooks.measure.recitation import recitation, with_own_continuation
+from memhooks.model.export import check_writable
+from memhooks.model.labelled import AXES, Variable, labelled, save_result, versions
+from memhooks.model.loading import HookedModel, load_model
+from memhooks.model.provenance import model_hash, tensor_hash
+from memhooks.organism.paragraphs import load_controls, load_natural, load_planted, load_unigram_counts
+from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.report.study_page import write_study_report
+from memhooks.unlearn.evaluation import evaluate, summary
+from memhooks.unlearn.unlearning import restored, unlearning_steps
+
+Stage = Literal["recitation", "perturbation", "gradients", "attention", "patching", "unlearning"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of everything; the defaults are the quick study of a few minutes on two cores."""
+
+    seed: int = 0
+    n_controls: int = 200  # recitation: paragraphs of set C
+    n_perturbed: int = 12  # perturbation and patching: paragraphs per condition
+    n_gradients: int = 32
+    n_attention: int = 100
+    n_unlearned: int = 4  # paragraphs, unlearned one at a time
+    n_retain: int = 4  # never-seen paragraphs in the retain term
+    n_others: int = 16  # other memorized paragraphs, to see whether they stay
+    fraction: float = 0.001  # of the grid's weights that sparse unlearning may move
+    n_steps: int = 10
+    lr_sparse: float = 2e-3
+    lr_all: float = 1e-4
+
+
+FULL = Settings(n_controls=500, n_perturbed=48, n_gradients=96, n_attention=300, n_unlearned=12, n_retain=8, n_others=48)
+
+
+@dataclass
+class Study:
+    """The organism's study; `run` yields stage by stage, results are kept and written to `folder`."""
+
+    folder: Path
+    settings: Settings = field(default_factory=Settings)
+    results: dict[str, dict[str, xr.Dataset]] = field(default_factory=dict)
+    unlearned: list[dict[str, object]] = field(default_factory=list)
+
+    def run(self) -> Iterator[tuple[Stage, float]]:
+        """Run every stage, yielding its name and seconds once its results are on disk.
+
+        Raises:
+            InputError: the folder cannot be written to, or the assets are missing.
+        """
+        check_writable(self.folder)
+        self._write_manifest()
+        for stage in STAGES:
+            start = time.perf_counter()
+            self._run_stage(stage)
+            yield stage, time.perf_counter() - start
+
+    def write_report(self) -> Path:
+        """Write the run folder's `report.html` from the results of `run` and return its path."""
+        shown = self.memorized.sample(4, seed=self.settings.seed)
+        names = [
+            f"{name}, planted {count} times, from {source}"
+            for name, count, source in zip(shown.ids, shown.counts or (), shown.sources or (), strict=True)
+        ]
+        examples = [
+            {"name": name, "prefix": prefix, "continuation": rest}
+            for name, (prefix, rest) in zip(names, shown.halves(self.organism.tokenizer), strict=True)
+        ]
+        counts = load_planted("A").counts or ()
+        return write_study_report(self.folder, self.results, self.unlearned, counts=counts, examples=examples)
+
+    def _run_stage(self, stage: Stage) -> None:
+        s = self.settings
+        match stage:
+            case "recitation":
+                self._keep(stage, {name: recitation(*pair) for name, pair in self._recited().items()})
+            case "perturbation":
+                self._keep(stage, {name: perturb(*pair, seed=s.seed) for name, pair in self.conditions(s.n_perturbed).items()})
+            case "gradients":
+                self._keep(stage, {name: weight_scores(*pair) for name, pair in self.conditions(s.n_gradients).items()})
+            case "attention":
+                counts = load_unigram_counts(self.organism.cfg.d_vocab)
+                pairs = self.conditions(s.n_attention)
+                self._keep(stage, {name: rare_token_attention(*pair, counts, seed=s.seed) for name, pair in pairs.items()})
+            case "patching":
+                self._keep(stage, self._patched())
+            case "unlearning":
+                self.unlearned = list(self._unlearn())
+                self._keep(stage, {"all": unlearning_table(self.unlearned)})
+
+    @cached_property
+    def organism(self) -> HookedModel:
+        """The model that read set A."""
+        return load_model("organism")
+
+    @cached_property
+    def twin(self) -> HookedModel:
+        """The model that read set B in its place."""
+        return load_model("organism-twin")
+
+    @cached_property
+    def memorized(self) -> Paragraphs:
+        """The paragraphs of set A that the organism recites in full."""
+        planted = load_planted("A")
+        recited = self.results["recitation"]["memorized"]["full_match"].values
+        return planted.select(torch.from_numpy(recited))
+
+    def conditions(self, n: int) -> dict[str, tuple[HookedModel, Paragraphs]]:
+        """The four conditions with `n` paragraphs each, the same ones at every stage."""
+        memorized = self.memorized.sample(n, seed=self.settings.seed)
+        control = load_controls("prose").sample(n, seed=self.settings.seed)
+        return {
+            "memorized": (self.organism, memorized),
+            "control": (self.organism, control),
+            "control_own": (self.organism, with_own_continuation(self.organism, control)),
+            "twin": (self.twin, memorized),
+        }
+
+    def _recited(self) -> dict[str, tuple[HookedModel, Paragraphs]]:
+        return {
+            "memorized": (self.organism, load_planted("A")),
+            "twin": (self.twin, load_planted("A")),
+            "natural": (self.organism, load_natural()),
+            "control": (self.organism, load_controls("prose").sample(self.settings.n_controls, seed=self.settings.seed)),
+        }
+
+    def _patched(self) -> dict[str, xr.Dataset]:
+        found = {}
+        for name, (model, paragraphs) in self.conditions(self.settings.n_perturbed).items():
+            tokens, at = corrupted(paragraphs, self.results["perturbation"][name])
+            found[name] = patch_positions(model, paragraphs, tokens, at=at)
+        return found
+
+    def _unlearn(self) -> Iterator[dict[str, object]]:
+        """Each target with three masks; the model is bit for bit restored in between."""
+        s, model = self.settings, self.organism
+        targets = self.memorized.sample(s.n_unlearned + s.n_others, seed=s.seed + 1)
+        others = targets.select(slice(s.n_unlearned, None))
+        unseen = load_controls("prose").sample(s.n_retain + s.n_others, seed=s.seed + 1)
+        retain, held_out = unseen.select(slice(0, s.n_retain)), unseen.select(slice(s.n_retain, None))
+        for row in range(s.n_unlearned):
+            target = targets.select([row])
+            gradients = weight_gradients(model, target, objective=forget_nll)
+            top = top_weights(gradients, fraction=s.fraction)
+            percent = f"{100 * s.fraction:g} %"
+            masks = {
+                f"top {percent}": (top, s.lr_sparse),
+                f"random {percent}": (matched_random_weights(top, seed=s.seed + row), s.lr_sparse),
+                "all weights": (top_weights(gradients, fraction=1.0), s.lr_all),
+            }
+            sets = {"target": target, "other memorized": others, "never seen": held_out}
+            yield from _rows("untouched", target, summary(evaluate(model, sets)))
+            for name, (mask, lr) in masks.items():
+                with restored(model), frozen_outside(model, mask):
+                    for _ in unlearning_steps(model, target, retain, mask, n_steps=s.n_steps, lr=lr):
+                        pass
+                    after = summary(evaluate(model, sets))
+                yield from _rows(name, target, after)
+
+    def _keep(self, stage: Stage, found: Mapping[str, xr.Dataset]) -> None:
+        self.results[stage] = dict(found)
+        save_result(xr.DataTree.from_dict(dict(found)), self.folder / "results" / f"{stage}.nc")
+
+    def _write_manifest(self) -> None:
+        manifest = {
+            "settings": asdict(self.settings),
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+            "models": {"organism": model_hash(self.organism), "organism-twin": model_hash(self.twin)},
+            "paragraphs": {
+                "A": tensor_hash(load_planted("A").tokens),
+                "C": tensor_hash(load_controls("prose").tokens),
+                "natural": tensor_hash(load_natural().tokens),
+            },
+            "axes": AXES,
+        }
+        partial = self.folder / "manifest.partial"
+        partial.write_text(json.dumps(manifest, indent=2))
+        partial.replace(self.folder / "manifest.json")
+
+
+def unlearning_table(rows: list[dict[str, object]]) -> xr.Dataset:
+    """The rows of the unlearning stage as one Dataset."""
+    units = {"nll": "nats per continuation token, 0 = certain", "mask": "", "target": "", "set": ""}
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return labelled({}, **{name: Variable(own, ("row",), units.get(name, "tokens")) for name, own in columns.items()})
+
+
+def _rows(mask: str, target: Paragraphs, sets: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, object]]:
+    for name, measures in sets.items():
+        yield {"mask": mask, "target": target.ids[0], "set": name} | dict(measures)

@@ -1,0 +1,1 @@
+"""Removing a paragraph from the weights, and what it cost."""
