@@ -6,16 +6,19 @@
 4. Only then cast to the wanted dtype and move to the wanted device.
 """
 
+import re
 import warnings
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.pretrained.weight_conversions.neo import convert_neo_weights
-from transformers import GPTNeoForCausalLM, PreTrainedTokenizerBase
+from transformer_lens.weight_processing import ProcessWeights
+from transformers import GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from memhooks.errors import InputError
 from memhooks.model.parity import check_parity
@@ -23,6 +26,7 @@ from memhooks.model.sources import read_model, read_tokenizer
 
 HookedModel = HookedTransformer
 BUNDLED = ("organism", "organism-twin")
+_NORM = re.compile(r"\.ln[12]\.|^ln_final\.")
 
 __all__ = ["BUNDLED", "HookPoint", "HookedModel", "asset", "load_model"]
 
@@ -40,7 +44,7 @@ def asset(name: str) -> Path:
 
 
 def load_model(
-    source: str | Path | GPTNeoForCausalLM,
+    source: str | Path | PreTrainedModel,
     *,
     tokenizer: PreTrainedTokenizerBase | Literal["auto"] | None = "auto",
     device: str | torch.device = "cpu",
@@ -120,11 +124,21 @@ def _hooked(
         model = HookedTransformer(settings, tokenizer=tokenizer, move_to_device=False)
     # The converter returns views of the source's weights: cloned, so that training never reaches back.
     weights = {name: w.detach().clone().to(dtype) for name, w in convert_neo_weights(reference, settings).items()}
-    model.load_and_process_state_dict(
-        weights,
-        fold_ln=processed,
-        center_writing_weights=processed,
-        center_unembed=processed,
-        fold_value_biases=processed,
-    )
+    # Not load_and_process_state_dict, which rounds float64 to float32 on the way.
+    report = model.load_state_dict(_process(weights, settings) if processed else weights, strict=False)
+    lost = [*report.unexpected_keys, *(name for name in report.missing_keys if not name.endswith(("mask", "IGNORE")))]
+    if lost:
+        raise InputError(f"TransformerLens and the conversion disagree about {', '.join(lost[:3])}")
     return model.eval()
+
+
+def _process(weights: dict[str, Tensor], settings: HookedTransformerConfig) -> dict[str, Tensor]:
+    """Fold norms and centre weights: TransformerLens's own sequence, without its rounding to float32."""
+    weights = ProcessWeights.fold_layer_norm(weights, settings)
+    weights = ProcessWeights.center_writing_weights(weights, settings)
+    weights = ProcessWeights.center_unembed(weights, settings)
+    weights = ProcessWeights.fold_value_biases(weights, settings)
+    for layer in range(settings.n_layers):
+        bias = weights[f"blocks.{layer}.attn.b_O"]
+        weights[f"blocks.{layer}.attn.b_O"] = bias - bias.mean()
+    return {name: w for name, w in weights.items() if not _NORM.search(name)}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, GPTNeoForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from memhooks.errors import InputError
@@ -14,7 +14,7 @@ SUPPORTED = "GPT-Neo models (model_type 'gpt_neo'), such as EleutherAI/gpt-neo-1
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
-def read_model(source: str | Path | GPTNeoForCausalLM) -> GPTNeoForCausalLM:
+def read_model(source: str | Path | PreTrainedModel) -> GPTNeoForCausalLM:
     """The source as a float32 (or float64) Hugging Face model in eval mode; a model in memory is not changed."""
     if isinstance(source, GPTNeoForCausalLM):
         model = source
@@ -28,9 +28,9 @@ def read_model(source: str | Path | GPTNeoForCausalLM) -> GPTNeoForCausalLM:
     return model
 
 
-def read_tokenizer(source: str | Path | GPTNeoForCausalLM) -> PreTrainedTokenizerBase | None:
+def read_tokenizer(source: str | Path | PreTrainedModel) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside the weights, or None where there is none."""
-    if isinstance(source, GPTNeoForCausalLM):
+    if isinstance(source, PreTrainedModel):
         return None
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
@@ -38,7 +38,7 @@ def read_tokenizer(source: str | Path | GPTNeoForCausalLM) -> PreTrainedTokenize
     try:
         return AutoTokenizer.from_pretrained(str(source), local_files_only=folder.is_dir())
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{source}: the tokenizer cannot be read ({_first_line(error)}); repair it or pass tokenizer=None") from error
+        raise InputError(f"{source}: the tokenizer cannot be read ({_in_short(error)}); repair it or pass tokenizer=None") from error
 
 
 def _may_be_hub_name(source: str | Path) -> bool:
@@ -51,7 +51,7 @@ def _from_hub(name: str) -> GPTNeoForCausalLM:
         return GPTNeoForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name}: neither a local folder nor to be had from the hub ({_first_line(error)}); "
+            f"{name}: neither a local folder nor to be had from the hub ({_in_short(error)}); "
             "give a folder with config.json and model.safetensors, or 'organism'"
         ) from error
 
@@ -71,7 +71,7 @@ def _from_folder(folder: Path) -> GPTNeoForCausalLM:
             str(folder), local_files_only=True, dtype=torch.float32, weights_only=True, output_loading_info=True
         )
     except Exception as error:  # transformers raises a dozen kinds, from KeyError to UnpicklingError
-        raise InputError(f"{folder}: the weights cannot be read ({_first_line(error)}); only plain tensors are loaded") from error
+        raise InputError(f"{folder}: the weights cannot be read ({_in_short(error)}); only plain tensors are loaded") from error
     finally:
         if show_bars:
             logging.enable_progress_bar()
@@ -88,7 +88,7 @@ def _check_config(folder: Path) -> None:
     try:
         kind = json.loads(path.read_text("utf8")).get("model_type")
     except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not valid JSON ({_first_line(error)})") from error
+        raise InputError(f"{path}: not valid JSON ({_in_short(error)})") from error
     if kind != "gpt_neo":
         raise InputError(f"{folder} holds a {kind!r} model; supported: {SUPPORTED}")
 
@@ -98,12 +98,12 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt") as tensors:
             tensors.keys()
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged or truncated safetensors ({_first_line(error)}); fetch or export it again") from error
+        raise InputError(f"{path}: damaged or truncated safetensors ({_in_short(error)}); fetch or export it again") from error
 
 
-def _name(source: str | Path | GPTNeoForCausalLM) -> str:
+def _name(source: str | Path | PreTrainedModel) -> str:
     return str(source) if isinstance(source, str | Path) else "the model in memory"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+def _in_short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

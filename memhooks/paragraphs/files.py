@@ -91,7 +91,7 @@ def _read_pt(path: Path) -> _Records:
     try:
         tensor = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a plain tensor file ({_first_line(error)}); nothing else is unpickled") from error
+        raise InputError(f"{path}: not a plain tensor file ({_in_short(error)}); nothing else is unpickled") from error
     if not isinstance(tensor, Tensor):
         raise InputError(f"{path}: expected one tensor, got {type(tensor).__name__}")
     return _Records(tokens=_integer_rows(tensor, path))
@@ -114,7 +114,7 @@ def _array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: damaged, or not a plain array ({_first_line(error)})") from error
+        raise InputError(f"{path}: damaged, or not a plain array ({_in_short(error)})") from error
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{path}: tokens must be integers, got {array.dtype}")
     return array.astype(np.int64)
@@ -127,7 +127,7 @@ def _read_jsonl(path: Path) -> _Records:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise InputError(f"{path}, line {number}: not JSON ({_first_line(error)})") from error
+                raise InputError(f"{path}, line {number}: not JSON ({_in_short(error)})") from error
             if not isinstance(row, dict):
                 raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
             rows.append(row)
@@ -138,13 +138,13 @@ def _read_csv(path: Path) -> _Records:
     try:
         rows = list(csv.DictReader(_text(path).splitlines(keepends=True)))
     except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({_first_line(error)})") from error
+        raise InputError(f"{path}: not a CSV file ({_in_short(error)})") from error
     for number, row in enumerate(rows, start=1):
         if "tokens" in row:
             try:
                 row["tokens"] = [int(token) for token in (row["tokens"] or "").strip("[]").replace(",", " ").split()]
             except ValueError as error:
-                raise InputError(f"{path}, row {number}: tokens must be integers ({_first_line(error)})") from error
+                raise InputError(f"{path}, row {number}: tokens must be integers ({_in_short(error)})") from error
     return _from_rows(rows, path)
 
 
@@ -157,7 +157,7 @@ def _read_parquet(path: Path) -> _Records:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: damaged, or not parquet ({_first_line(error)})") from error
+        raise InputError(f"{path}: damaged, or not parquet ({_in_short(error)})") from error
     return records
 
 
@@ -194,7 +194,7 @@ def _checked(
     try:
         counts = tuple(int(float(count)) for count in labels["count"]) if "count" in labels else None
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: count must be a number ({_first_line(error)})") from error
+        raise InputError(f"{name}: count must be a number ({_in_short(error)})") from error
     try:
         return Paragraphs(
             tokens=tokens if isinstance(tokens, Tensor) else _tensor(tokens, name),
@@ -229,7 +229,7 @@ def _tensor(rows: list[list[int]], name: str) -> Tensor:
     try:
         return torch.tensor(rows, dtype=torch.int64)
     except (RuntimeError, OverflowError) as error:
-        raise InputError(f"{name}: token ids are too large ({_first_line(error)})") from error
+        raise InputError(f"{name}: token ids are too large ({_in_short(error)})") from error
 
 
 def _integer_rows(tensor: Tensor, path: Path) -> Tensor:
@@ -244,8 +244,8 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({_first_line(error)})") from error
+        raise InputError(f"{path}: not UTF-8 text ({_in_short(error)})") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+def _in_short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
