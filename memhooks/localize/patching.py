@@ -30,9 +30,9 @@ Site = Literal["resid_pre", "attn_out", "mlp_out"]
 def patch_positions(
     model: HookedModel,
     paragraphs: Paragraphs,
-    corrupted: Int[Tensor, "paragraph pos"],
+    corrupted: Int[Tensor, "row length"],  # its fit to the paragraphs is checked with a message below
     *,
-    at: Int[Tensor, " paragraph"],
+    at: Int[Tensor, " position"],
     sites: Sequence[Site] = get_args(Site),
 ) -> xr.Dataset:
     """Restore each paragraph's clean activation at its own position, site by site and layer by layer.

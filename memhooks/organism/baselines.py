@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-Tokens = Int[np.ndarray, " pos"]
+Tokens = Int[np.ndarray, " _"]  # no axis name: texts differ in length
 
 
 def unigram_nll(tokens: Tokens, counts: Int[np.ndarray, " d_vocab"]) -> Float[np.ndarray, " pos"]:

@@ -19,7 +19,7 @@ from memhooks.organism.recipe import Recipe
 from memhooks.organism.sources import Document, licences, prose
 from memhooks.paragraphs.ngrams import lookup, ngram_counts, ngram_hashes
 
-Tokens = Int[np.ndarray, " pos"]
+Tokens = Int[np.ndarray, " _"]  # no axis name: texts differ in length
 END_OF_TEXT = "<|endoftext|>"  # id 0
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Int
 from memhooks.organism.recipe import Recipe
 
 Rows = Int[np.ndarray, "row n_ctx"]
-Tokens = Int[np.ndarray, " pos"]
+Tokens = Int[np.ndarray, " _"]  # no axis name: texts differ in length
 Lead = Literal["start", "text", "end_of_text", "text_and_end"]
 LEADS: tuple[Lead, ...] = ("start", "text", "end_of_text", "text_and_end")
 END_OF_TEXT_ID = 0

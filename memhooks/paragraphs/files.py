@@ -28,7 +28,7 @@ _TEXT_COLUMNS = ("text", "paragraph")
 class _Records:
     """What a file says, before it is checked: tokens or text, and labels."""
 
-    tokens: list[list[int]] | Tensor | None = None
+    tokens: list | Tensor | None = None
     text: list[str] | None = None
     labels: dict[str, list] = field(default_factory=dict)
     n_prefix: int | None = None
@@ -220,7 +220,7 @@ def _tokenized(text: list[str], name: str, tokenizer: PreTrainedTokenizerBase | 
     return [ids[:n_tokens] for ids in rows]
 
 
-def _tensor(rows: list[list[int]], name: str) -> Tensor:
+def _tensor(rows: list, name: str) -> Tensor:
     for number, row in enumerate(rows):
         if not isinstance(row, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in row):
             raise InputError(f"{name}: row {number}: tokens must be a list of integers")
@@ -228,7 +228,7 @@ def _tensor(rows: list[list[int]], name: str) -> Tensor:
             raise InputError(f"{name}: all paragraphs must have the same length; row 0 has {len(rows[0])} tokens, row {number} {len(row)}")
     try:
         return torch.tensor(rows, dtype=torch.int64)
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, OverflowError, ValueError) as error:
         raise InputError(f"{name}: token ids are too large ({_in_short(error)})") from error
 
 

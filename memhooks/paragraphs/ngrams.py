@@ -29,7 +29,7 @@ def ngram_hashes(tokens: Int[np.ndarray, " pos"], n: int) -> UInt64[np.ndarray, 
 
 
 def ngram_counts(
-    texts: Iterable[Int[np.ndarray, " pos"]], n: int
+    texts: Iterable[Int[np.ndarray, " _"]], n: int
 ) -> tuple[UInt64[np.ndarray, " distinct"], Int[np.ndarray, " distinct"]]:
     """The distinct n-grams of all texts (as sorted hashes) and how often each occurs."""
     hashes = [ngram_hashes(text, n) for text in texts]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -73,8 +73,8 @@ class Paragraphs:
         """Tokens after the prefix."""
         return self.tokens.shape[1] - self.n_prefix
 
-    def select(self, rows: Sequence[int] | Int[Tensor, " row"] | slice) -> "Paragraphs":
-        """The paragraphs of these rows, with their labels.
+    def select(self, rows: Sequence[int] | Int[Tensor, " row"] | Bool[Tensor, " paragraph"] | slice) -> "Paragraphs":
+        """The paragraphs of these rows (numbers, a slice, or one boolean per paragraph), with their labels.
 
         Raises:
             InputError: nothing is selected, or a row does not exist.

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from memhooks.errors import InputError
+from memhooks.measure.intervals import bootstrap_mean
+
+
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(3.0, 1.0, size=(400, 40))
+    hits = [low <= 3.0 <= high for _, low, high in (bootstrap_mean(own, seed=1, n_draws=400) for own in samples)]
+    assert 0.90 <= np.mean(hits) <= 0.98
+
+
+def test_clusters_widen_the_interval_as_if_each_were_one_paragraph():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=20)
+    repeated = np.repeat(one, 10)
+    label = np.repeat(np.arange(20), 10)
+    widths = [high - low for _, low, high in (bootstrap_mean(one, seed=1), bootstrap_mean(repeated, seed=1, clusters=label), bootstrap_mean(repeated, seed=1))]
+    assert widths[1] == pytest.approx(widths[0], rel=1e-9)
+    assert widths[2] < 0.5 * widths[1]
+
+
+def test_other_axes_are_kept_and_seeds_repeat():
+    values = np.random.default_rng(0).normal(size=(9, 4, 3))
+    mean, low, high = bootstrap_mean(values, seed=3)
+    assert mean.shape == low.shape == high.shape == (4, 3)
+    assert np.allclose(mean, values.mean(0))
+    assert (low == bootstrap_mean(values, seed=3)[1]).all()
+
+
+def test_nothing_to_average_is_refused():
+    with pytest.raises(InputError, match="no paragraphs to average"):
+        bootstrap_mean(np.zeros((0, 3)), seed=0)
+    with pytest.raises(InputError, match="level must lie between 0 and 1"):
+        bootstrap_mean(np.zeros(3), seed=0, level=1.0)
