@@ -1,4 +1,4 @@
-"""One paragraph at a glance: is it recited, which tokens surprise, which heads look back, which prefix tokens matter."""
+"""One paragraph at a glance: is it recited, which tokens surprise, which heads and prefix tokens matter."""
 
 from dataclasses import dataclass
 

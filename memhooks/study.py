@@ -31,7 +31,7 @@ from memhooks.measure.perturbation import corrupted, perturb
 from memhooks.measure.recitation import recitation, with_own_continuation
 from memhooks.model.export import check_writable
 from memhooks.model.labelled import AXES, Variable, labelled, save_result, versions
-from memhooks.model.loading import HookedModel, load_model
+from memhooks.model.loading import HookedModel, load_model, tokenizer_of
 from memhooks.model.provenance import model_hash, tensor_hash
 from memhooks.organism.paragraphs import load_controls, load_natural, load_planted, load_unigram_counts
 from memhooks.paragraphs.paragraphs import Paragraphs
@@ -61,7 +61,9 @@ class Settings:
     lr_all: float = 1e-4
 
 
-FULL = Settings(n_controls=500, n_perturbed=48, n_gradients=96, n_attention=300, n_unlearned=12, n_retain=8, n_others=48)
+FULL = Settings(
+    n_controls=500, n_perturbed=48, n_gradients=96, n_attention=300, n_unlearned=12, n_retain=8, n_others=48
+)
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Study:
         ]
         examples = [
             {"name": name, "prefix": prefix, "continuation": rest}
-            for name, (prefix, rest) in zip(names, shown.halves(self.organism.tokenizer), strict=True)
+            for name, (prefix, rest) in zip(names, shown.halves(tokenizer_of(self.organism)), strict=True)
         ]
         counts = load_planted("A").counts or ()
         return write_study_report(self.folder, self.results, self.unlearned, counts=counts, examples=examples)
@@ -106,13 +108,17 @@ class Study:
             case "recitation":
                 self._keep(stage, {name: recitation(*pair) for name, pair in self._recited().items()})
             case "perturbation":
-                self._keep(stage, {name: perturb(*pair, seed=s.seed) for name, pair in self.conditions(s.n_perturbed).items()})
+                self._keep(
+                    stage, {name: perturb(*pair, seed=s.seed) for name, pair in self.conditions(s.n_perturbed).items()}
+                )
             case "gradients":
                 self._keep(stage, {name: weight_scores(*pair) for name, pair in self.conditions(s.n_gradients).items()})
             case "attention":
                 counts = load_unigram_counts(self.organism.cfg.d_vocab)
                 pairs = self.conditions(s.n_attention)
-                self._keep(stage, {name: rare_token_attention(*pair, counts, seed=s.seed) for name, pair in pairs.items()})
+                self._keep(
+                    stage, {name: rare_token_attention(*pair, counts, seed=s.seed) for name, pair in pairs.items()}
+                )
             case "patching":
                 self._keep(stage, self._patched())
             case "unlearning":
@@ -152,7 +158,10 @@ class Study:
             "memorized": (self.organism, load_planted("A")),
             "twin": (self.twin, load_planted("A")),
             "natural": (self.organism, load_natural()),
-            "control": (self.organism, load_controls("prose").sample(self.settings.n_controls, seed=self.settings.seed)),
+            "control": (
+                self.organism,
+                load_controls("prose").sample(self.settings.n_controls, seed=self.settings.seed),
+            ),
         }
 
     def _patched(self) -> dict[str, xr.Dataset]:
@@ -219,4 +228,4 @@ def unlearning_table(rows: list[dict[str, object]]) -> xr.Dataset:
 
 def _rows(mask: str, target: Paragraphs, sets: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, object]]:
     for name, measures in sets.items():
-        yield {"mask": mask, "target": target.ids[0], "set": name} | dict(measures)
+        yield {"mask": mask, "target": target.ids[0], "set": name, **measures}

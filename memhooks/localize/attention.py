@@ -56,9 +56,7 @@ def rare_token_attention(
     if len(counts) != model.cfg.d_vocab:
         raise InputError(f"counts must cover the vocabulary of {model.cfg.d_vocab} tokens, got {len(counts)}")
     reach = reachable_keys(model, paragraphs.n_prefix - 1)
-    rows = [
-        prefix_attention(model, prefix) for prefix in tracked(paragraphs.prefix.split(batch_size), "attention")
-    ]
+    rows = [prefix_attention(model, prefix) for prefix in tracked(paragraphs.prefix.split(batch_size), "attention")]
     looked_at = torch.cat(rows)
     frequency = counts[paragraphs.prefix].double()
     found = _spearman(looked_at, frequency, reach)
@@ -70,8 +68,14 @@ def rare_token_attention(
         "head": range(model.cfg.n_heads),
     }
     return labelled(
-        provenance(model, paragraphs.tokens) | {"seed": seed, "n_shuffles": n_shuffles, "query": paragraphs.n_prefix - 1},
-        spearman=Variable(found, ("paragraph", "layer", "head"), "rank correlation of attention and count, 0 = none, -1 = rarest first", labels),
+        provenance(model, paragraphs.tokens)
+        | {"seed": seed, "n_shuffles": n_shuffles, "query": paragraphs.n_prefix - 1},
+        spearman=Variable(
+            found,
+            ("paragraph", "layer", "head"),
+            "rank correlation of attention and count, 0 = none, -1 = rarest first",
+            labels,
+        ),
         p_value=Variable(p_value, ("layer", "head"), "probability under shuffled counts, maximum over heads"),
         reach=Variable(reach.sum(-1), ("layer",), "keys that the layer's heads can see"),
     )

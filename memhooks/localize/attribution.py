@@ -33,9 +33,7 @@ def weight_gradients(
     return dict(zip(parameters, gradients, strict=True))
 
 
-def weight_scores(
-    model: HookedModel, paragraphs: Paragraphs, *, objective: Objective = continuation_nll
-) -> xr.Dataset:
+def weight_scores(model: HookedModel, paragraphs: Paragraphs, *, objective: Objective = continuation_nll) -> xr.Dataset:
     """Pooled |gradient| of every component, for each paragraph on its own.
 
     Returns:
@@ -53,9 +51,13 @@ def weight_scores(
     by_layer = largest.sum(-1)
     return labelled(
         provenance(model, paragraphs.tokens) | {"objective": getattr(objective, "__name__", str(objective))},
-        max_gradient=Variable(largest, axes, "largest |gradient| of the component, nats per token and unit of weight", labels),
+        max_gradient=Variable(
+            largest, axes, "largest |gradient| of the component, nats per token and unit of weight", labels
+        ),
         mean_gradient=Variable(mean, axes, "mean |gradient| of the component, nats per token and unit of weight"),
-        layer_share=Variable(by_layer / by_layer.sum(-1, keepdim=True), axes[:2], "share of the summed maxima, adds up to 1"),
+        layer_share=Variable(
+            by_layer / by_layer.sum(-1, keepdim=True), axes[:2], "share of the summed maxima, adds up to 1"
+        ),
     )
 
 

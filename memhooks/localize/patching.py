@@ -53,9 +53,13 @@ def patch_positions(
     """
     paragraphs.check(model)
     if corrupted.shape != paragraphs.tokens.shape:
-        raise InputError(f"corrupted must have the paragraphs' shape {tuple(paragraphs.tokens.shape)}, got {tuple(corrupted.shape)}")
+        raise InputError(
+            f"corrupted must have the paragraphs' shape {tuple(paragraphs.tokens.shape)}, got {tuple(corrupted.shape)}"
+        )
     if len(at) != len(paragraphs) or int(at.min()) < 0 or int(at.max()) >= paragraphs.n_prefix:
-        raise InputError(f"at must give one position in 0..{paragraphs.n_prefix - 1} for each of {len(paragraphs)} paragraphs")
+        raise InputError(
+            f"at must give one position in 0..{paragraphs.n_prefix - 1} for each of {len(paragraphs)} paragraphs"
+        )
     names = [f"blocks.{layer}.hook_{site}" for site in sites for layer in range(model.cfg.n_layers)]
     with recorded(model, names) as store:
         model(paragraphs.tokens.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
@@ -68,7 +72,12 @@ def patch_positions(
     labels = {"paragraph": paragraphs.ids, "site": list(sites), "layer": range(model.cfg.n_layers)}
     return labelled(
         provenance(model, paragraphs.tokens) | {"direction": "denoising"},
-        drop_in_nll=Variable(drop, ("paragraph", "site", "layer"), "nats per continuation token, corrupted minus patched; 0 = no effect", labels),
+        drop_in_nll=Variable(
+            drop,
+            ("paragraph", "site", "layer"),
+            "nats per continuation token, corrupted minus patched; 0 = no effect",
+            labels,
+        ),
         clean_nll=Variable(clean_nll, ("paragraph",), "nats per continuation token"),
         corrupted_nll=Variable(corrupted_nll, ("paragraph",), "nats per continuation token"),
         position=Variable(at, ("paragraph",), "token position that was corrupted and restored"),

@@ -7,7 +7,7 @@ from memhooks.errors import InputError
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, "paragraph *rest"],
+    values: Float[np.ndarray, "paragraph ..."],
     *,
     seed: int,
     clusters: Int[np.ndarray, " paragraph"] | None = None,

@@ -51,8 +51,14 @@ def perturb(model: HookedModel, paragraphs: Paragraphs, *, seed: int, batch_size
     )
 
 
-def random_replacements(prefix: Int[Tensor, "paragraph pos"], d_vocab: int, *, seed: int) -> Int[Tensor, "paragraph pos"]:
-    """For each prefix token another one, uniform over the rest of the vocabulary."""
+def random_replacements(
+    prefix: Int[Tensor, "paragraph pos"], d_vocab: int, *, seed: int
+) -> Int[Tensor, "paragraph pos"]:
+    """For each prefix token another one, uniform over the rest of the vocabulary.
+
+    Raises:
+        InputError: the vocabulary has fewer than two tokens.
+    """
     if d_vocab < 2:
         raise InputError("a vocabulary of one token has no replacement")
     generator = torch.Generator().manual_seed(seed)
@@ -60,7 +66,9 @@ def random_replacements(prefix: Int[Tensor, "paragraph pos"], d_vocab: int, *, s
     return (prefix + shift) % d_vocab
 
 
-def corrupted(paragraphs: Paragraphs, effect: xr.Dataset) -> tuple[Int[Tensor, "paragraph pos"], Int[Tensor, " paragraph"]]:
+def corrupted(
+    paragraphs: Paragraphs, effect: xr.Dataset
+) -> tuple[Int[Tensor, "paragraph pos"], Int[Tensor, " paragraph"]]:
     """Each paragraph with its most damaging replacement, and where that is (the first of equals)."""
     at = torch.from_numpy(effect["nll_rise"].values).argmax(dim=1)
     tokens = paragraphs.tokens.clone()

@@ -61,6 +61,9 @@ def recitation(
         Dataset over `paragraph` (labelled by id) and `pos` (the scored token's index):
         `exact_match`, `matches`, `longest_run` (tokens), `full_match`, `extraction_strength`
         (share), `nll` (nats), `log_probability` (nats), `near_ties` (tokens), `loops`.
+
+    Raises:
+        InputError: a batch size below one, or paragraphs that the model cannot read.
     """
     paragraphs.check(model)
     if batch_size < 1:
@@ -84,9 +87,7 @@ def recitation(
         longest_run=Variable(longest_run(hits), ("paragraph",), f"{tokens}; of {n}"),
         full_match=Variable(hits.all(-1), ("paragraph",), "whether the whole continuation is recited"),
         extraction_strength=Variable(extraction_strength(hits), ("paragraph",), "share recited to the end, 0 = none"),
-        nll=Variable(
-            nll, ("paragraph", "pos"), "nats, 0 = certain", {"pos": range(first, paragraphs.tokens.shape[1])}
-        ),
+        nll=Variable(nll, ("paragraph", "pos"), "nats, 0 = certain", {"pos": range(first, paragraphs.tokens.shape[1])}),
         log_probability=Variable(-nll[:, -n:].sum(-1), ("paragraph",), "nats of the whole continuation, 0 = certain"),
         near_ties=Variable(ties, ("paragraph",), f"tokens whose best two differ by < {NEAR_TIE} nats"),
         loops=Variable(loops, ("paragraph",), "whether the continuation runs into a loop"),
@@ -101,7 +102,11 @@ def score_tokens(
     for rows in tracked(tokens.split(batch_size), "recitation"):
         rows = rows.to(model.cfg.device)
         residual = model(rows, stop_at_layer=model.cfg.n_layers)[:, first - 1 : -1]
-        logits = scored_logits(model, residual).float() if model.cfg.dtype != torch.float64 else scored_logits(model, residual)
+        logits = (
+            scored_logits(model, residual).float()
+            if model.cfg.dtype != torch.float64
+            else scored_logits(model, residual)
+        )
         true = rows[:, first:, None]
         best = logits.topk(2, dim=-1)
         yield Scores(

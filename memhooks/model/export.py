@@ -2,10 +2,11 @@
 
 import shutil
 from pathlib import Path
+from typing import cast
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from memhooks.errors import InputError
@@ -49,13 +50,14 @@ def to_hugging_face(model: HookedModel) -> GPTNeoForCausalLM:
         attention_types=[[[kind], 1] for kind in cfg.attn_types or ["global"] * cfg.n_layers],
         num_heads=cfg.n_heads,
         intermediate_size=cfg.d_mlp,
-        window_size=cfg.window_size,
+        window_size=cast(int, cfg.window_size),
         activation_function=cfg.act_fn,
         layer_norm_epsilon=cfg.eps,
         bos_token_id=getattr(model.tokenizer, "bos_token_id", None) or 0,
         eos_token_id=getattr(model.tokenizer, "eos_token_id", None) or 0,
     )
-    exported = GPTNeoForCausalLM(config).to(cfg.dtype).eval()
+    exported = GPTNeoForCausalLM(config).eval()
+    cast(nn.Module, exported).to(cfg.dtype)  # in place
     exported.load_state_dict(_hugging_face_weights(model), strict=False)
     exported.tie_weights()
     if cfg.dtype in (torch.float32, torch.float64):  # half precision rounds by more than the tolerance
@@ -80,13 +82,20 @@ def check_writable(folder: Path) -> None:
 
 def _check_exportable(model: HookedModel) -> None:
     if is_processed(model):
-        raise InputError("a processed model has its layer norms folded into other weights; load it with processed=False to export it")
+        raise InputError(
+            "a processed model has its layer norms folded into other weights; load it with processed=False to export it"
+        )
     if not torch.equal(model.W_E, model.W_U.T):
-        raise InputError("embedding and unembedding differ, but Hugging Face's GPT-Neo holds one matrix for both; edit neither, or both alike")
+        raise InputError(
+            "embedding and unembedding differ, but Hugging Face's GPT-Neo holds one matrix for both; "
+            "edit neither, or both alike"
+        )
     named = dict(model.named_parameters())
     foreign = [name for name in named if name.endswith(("b_Q", "b_K", "b_V", "b_U")) and named[name].any()]
     if foreign:
-        raise InputError(f"Hugging Face's GPT-Neo has no place for {', '.join(foreign[:3])}; set these biases to zero to export")
+        raise InputError(
+            f"Hugging Face's GPT-Neo has no place for {', '.join(foreign[:3])}; set these biases to zero to export"
+        )
 
 
 def _hugging_face_weights(model: HookedModel) -> dict[str, Tensor]:

@@ -26,7 +26,9 @@ def hooked(model: HookedModel, hooks: Iterable[tuple[str, Hook]]) -> Iterator[No
     Raises:
         InputError: a hook point of that name does not exist, or none was given.
     """
-    checked = [(check_hook_name(model, name), function) for name, function in hooks]
+    checked: list[tuple[str | Callable, Callable]] = [
+        (check_hook_name(model, name), function) for name, function in hooks
+    ]
     if not checked:
         raise InputError("no hooks given; pass (hook name, function) pairs")
     with model.hooks(fwd_hooks=checked):
@@ -53,7 +55,11 @@ def patched(
     *,
     at: Int[Tensor, " batch"],
 ) -> Iterator[None]:
-    """Inside the block, `hook_name` carries `clean` at each row's position `at`."""
+    """Inside the block, `hook_name` carries `clean` at each row's position `at`.
+
+    Raises:
+        InputError: a position outside the tensor or, in the forward pass, an activation of another shape.
+    """
     if int(at.min()) < 0 or int(at.max()) >= clean.shape[1]:
         raise InputError(f"positions must lie in 0..{clean.shape[1] - 1}, got {int(at.min())}..{int(at.max())}")
 
@@ -81,10 +87,12 @@ def ablated(model: HookedModel, *, heads: Sequence[tuple[int, int]]) -> Iterator
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     for layer, head in heads:
         if not (0 <= layer < n_layers and 0 <= head < n_heads):
-            raise InputError(f"heads must lie in layers 0..{n_layers - 1} and heads 0..{n_heads - 1}, got ({layer}, {head})")
+            raise InputError(
+                f"heads must lie in layers 0..{n_layers - 1} and heads 0..{n_heads - 1}, got ({layer}, {head})"
+            )
 
     def silence(own: list[int]) -> Hook:
-        def zero(z: Tensor, hook: HookPoint) -> Tensor:  # noqa: ARG001
+        def zero(z: Tensor, hook: HookPoint) -> Tensor:
             z = z.clone()
             z[:, :, own] = 0.0
             return z
@@ -106,5 +114,7 @@ def check_hook_name(model: HookedModel, name: str) -> str:
     """
     if name not in model.hook_dict:
         near = get_close_matches(name, model.hook_dict, n=2, cutoff=0.4)
-        raise InputError(f"no hook point {name!r}; did you mean {' or '.join(map(repr, near)) or 'one of model.hook_dict'}?")
+        raise InputError(
+            f"no hook point {name!r}; did you mean {' or '.join(map(repr, near)) or 'one of model.hook_dict'}?"
+        )
     return name

@@ -52,7 +52,9 @@ def labelled(provenance: Mapping[str, object], **variables: Variable) -> xr.Data
             raise ValueError(f"axes of {name!r} must be among {', '.join(AXES)}; got {', '.join(unknown)}")
         data[name] = (variable.axes, _plain(variable.values), {"units": variable.unit})
         coordinates.update({axis: list(values) for axis, values in variable.labels.items()})
-    attributes = {key: value if isinstance(value, int | float | str) else json.dumps(value) for key, value in provenance.items()}
+    attributes = {
+        key: value if isinstance(value, int | float | str) else json.dumps(value) for key, value in provenance.items()
+    }
     return xr.Dataset(data, coordinates, attributes | versions())
 
 

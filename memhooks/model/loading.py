@@ -28,7 +28,7 @@ HookedModel = HookedTransformer
 BUNDLED = ("organism", "organism-twin")
 _NORM = re.compile(r"\.ln[12]\.|^ln_final\.")
 
-__all__ = ["BUNDLED", "HookPoint", "HookedModel", "asset", "load_model"]
+__all__ = ["BUNDLED", "HookPoint", "HookedModel", "asset", "load_model", "tokenizer_of"]
 
 
 def asset(name: str) -> Path:
@@ -81,6 +81,17 @@ def load_model(
     model.to(torch.device(device), print_details=False)
     model.to(dtype, print_details=False)
     return model.eval()
+
+
+def tokenizer_of(model: HookedModel) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Raises:
+        InputError: it was loaded without one.
+    """
+    if model.tokenizer is None:
+        raise InputError("the model was loaded without a tokenizer; load it with one to work on text")
+    return model.tokenizer
 
 
 def is_processed(model: HookedModel) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,30 +16,52 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
 
 
 def read_model(source: str | Path | PreTrainedModel) -> GPTNeoForCausalLM:
-    """The source as a float32 (or float64) Hugging Face model in eval mode; a model in memory is not changed."""
+    """The source as a float32 (or float64) Hugging Face model in eval mode; a model in memory is not changed.
+
+    Raises:
+        InputError: it is not a GPT-Neo, cannot be read, lacks weights, or has NaN or infinite ones.
+    """
     if isinstance(source, GPTNeoForCausalLM):
         model = source
     elif isinstance(source, str | Path):
-        model = _from_folder(Path(source)) if Path(source).exists() or not _may_be_hub_name(source) else _from_hub(str(source))
+        model = (
+            _from_folder(Path(source))
+            if Path(source).exists() or not _may_be_hub_name(source)
+            else _from_hub(str(source))
+        )
     else:
-        raise InputError(f"source must be a name, a folder or a GPTNeoForCausalLM, got {type(source).__name__}; supported: {SUPPORTED}")
+        raise InputError(
+            f"source must be a name, a folder or a GPTNeoForCausalLM, got {type(source).__name__}; "
+            f"supported: {SUPPORTED}"
+        )
     broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
-        raise InputError(f"{_name(source)}: NaN or infinite weights in {', '.join(broken[:3])}; the file is damaged or training diverged")
+        raise InputError(
+            f"{_name(source)}: NaN or infinite weights in {', '.join(broken[:3])}; "
+            "the file is damaged or training diverged"
+        )
     return model
 
 
 def read_tokenizer(source: str | Path | PreTrainedModel) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside the weights, or None where there is none."""
+    """The tokenizer beside the weights, or None where there is none.
+
+    Raises:
+        InputError: it is there but cannot be read.
+    """
     if isinstance(source, PreTrainedModel):
         return None
     folder = Path(source)
-    if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
+    if folder.is_dir() and not any(
+        (folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")
+    ):
         return None
     try:
         return AutoTokenizer.from_pretrained(str(source), local_files_only=folder.is_dir())
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{source}: the tokenizer cannot be read ({_in_short(error)}); repair it or pass tokenizer=None") from error
+        raise InputError(
+            f"{source}: the tokenizer cannot be read ({_in_short(error)}); repair it or pass tokenizer=None"
+        ) from error
 
 
 def _may_be_hub_name(source: str | Path) -> bool:
@@ -58,7 +81,10 @@ def _from_hub(name: str) -> GPTNeoForCausalLM:
 
 def _from_folder(folder: Path) -> GPTNeoForCausalLM:
     if not folder.is_dir():
-        raise InputError(f"no model folder at {folder}; give a folder with config.json and model.safetensors, a hub name (owner/name), or 'organism'")
+        raise InputError(
+            f"no model folder at {folder}; "
+            "give a folder with config.json and model.safetensors, a hub name (owner/name), or 'organism'"
+        )
     _check_config(folder)
     if not any((folder / name).exists() for name in WEIGHT_FILES):
         raise InputError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
@@ -67,17 +93,23 @@ def _from_folder(folder: Path) -> GPTNeoForCausalLM:
     show_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, report = GPTNeoForCausalLM.from_pretrained(
+        loaded = GPTNeoForCausalLM.from_pretrained(
             str(folder), local_files_only=True, dtype=torch.float32, weights_only=True, output_loading_info=True
         )
+        model, report = cast(tuple[GPTNeoForCausalLM, dict], loaded)
     except Exception as error:  # transformers raises a dozen kinds, from KeyError to UnpicklingError
-        raise InputError(f"{folder}: the weights cannot be read ({_in_short(error)}); only plain tensors are loaded") from error
+        raise InputError(
+            f"{folder}: the weights cannot be read ({_in_short(error)}); only plain tensors are loaded"
+        ) from error
     finally:
         if show_bars:
             logging.enable_progress_bar()
     missing = [name for name in report["missing_keys"] if not name.startswith("lm_head")]
     if missing:
-        raise InputError(f"{folder}: weights are missing, among them {', '.join(sorted(missing)[:3])}; the file does not fit config.json")
+        raise InputError(
+            f"{folder}: weights are missing, among them {', '.join(sorted(missing)[:3])}; "
+            "the file does not fit config.json"
+        )
     return model.eval()
 
 
@@ -98,7 +130,9 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt") as tensors:
             tensors.keys()
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged or truncated safetensors ({_in_short(error)}); fetch or export it again") from error
+        raise InputError(
+            f"{path}: damaged or truncated safetensors ({_in_short(error)}); fetch or export it again"
+        ) from error
 
 
 def _name(source: str | Path | PreTrainedModel) -> str:

@@ -15,16 +15,18 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import track
 from transformers import GPTNeoForCausalLM
 
+from memhooks.organism.card import write_card
 from memhooks.organism.corpus import Corpus, build_corpus
 from memhooks.organism.recipe import Recipe
 from memhooks.organism.schedule import background_rows, fork_rows, insertions, trunk_rows
+from memhooks.organism.shipping import write_assets
 from memhooks.organism.training import Rates, new_model, train_
 
+ASSETS = Path(__file__).parents[1] / "assets"
 STAGES = ("corpus", "trunk", "organism", "twin", "assets", "card")
 
 
@@ -62,7 +64,9 @@ def train_fork(folder: Path, recipe: Recipe, name: str) -> GPTNeoForCausalLM:
     return _train(model, batches, Rates(recipe.fork_muon, recipe.fork_adam, recipe.fork_decay), recipe, folder / name)
 
 
-def _train(model: GPTNeoForCausalLM, batches: torch.Tensor, rates: Rates, recipe: Recipe, folder: Path):
+def _train(
+    model: GPTNeoForCausalLM, batches: torch.Tensor, rates: Rates, recipe: Recipe, folder: Path
+) -> GPTNeoForCausalLM:
     folder.mkdir(parents=True, exist_ok=True)
     steps = train_(model, batches, rates, recipe, folder)
     for step, loss in track(steps, total=len(batches), description=folder.name):
@@ -91,8 +95,11 @@ def run_stage(stage: str, folder: Path, recipe: Recipe) -> None:
         train_trunk(folder, recipe)
     elif stage in ("organism", "twin"):
         train_fork(folder, recipe, stage)
+    elif stage == "assets":
+        write_assets(folder, ASSETS, load_corpus(folder, recipe), recipe)
+    else:
+        write_card(folder, ASSETS, load_corpus(folder, recipe), recipe)
 
 
 if __name__ == "__main__":
-    np.seterr(over="ignore")  # hashes wrap on purpose
     main()

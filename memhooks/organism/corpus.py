@@ -125,9 +125,7 @@ def _by_duplication(
     return repeated, rare
 
 
-def _cut(
-    tokenizer: Tokenizer, documents: list[Document], n_tokens: int, stride: int | None = None
-) -> list[Passage]:
+def _cut(tokenizer: Tokenizer, documents: list[Document], n_tokens: int, stride: int | None = None) -> list[Passage]:
     """Every passage of `n_tokens` from the start of each document on, one each `stride` tokens."""
     passages = []
     for document in documents:
@@ -150,9 +148,7 @@ def _distinct(passages: list[Passage], seen: tuple, n: int) -> list[Passage]:
     return kept
 
 
-def _natural(
-    passages: list[Passage], documents: list[Tokens], recipe: Recipe
-) -> tuple[list[Passage], list[int]]:
+def _natural(passages: list[Passage], documents: list[Tokens], recipe: Recipe) -> tuple[list[Passage], list[int]]:
     """Non-overlapping passages that stand word for word in at least `natural_copies` places."""
     counts = ngram_counts(documents, recipe.n_tokens)
     copies = np.array([lookup(ngram_hashes(p.tokens, recipe.n_tokens), *counts)[0] for p in passages])

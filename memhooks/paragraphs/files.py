@@ -59,7 +59,10 @@ def load_paragraphs(
         if not path.is_file():
             raise InputError(f"no paragraph file at {path}")
         if path.suffix not in _READERS:
-            raise InputError(f"{path}: cannot read {path.suffix or 'files without an ending'}; supported: {', '.join(_READERS)}, or a list of strings")
+            raise InputError(
+                f"{path}: cannot read {path.suffix or 'files without an ending'}; "
+                f"supported: {', '.join(_READERS)}, or a list of strings"
+            )
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
         records, name = _READERS[path.suffix](path), str(path)
@@ -182,7 +185,10 @@ def _from_rows(rows: list[dict], path: Path) -> _Records:
     if "tokens" in columns:
         records.tokens = [row["tokens"] for row in rows]
     if records.tokens is None and records.text is None:
-        raise InputError(f"{path}: every row needs tokens, text or paragraph; common columns are {', '.join(sorted(columns)) or 'none'}")
+        raise InputError(
+            f"{path}: every row needs tokens, text or paragraph; "
+            f"common columns are {', '.join(sorted(columns)) or 'none'}"
+        )
     return records
 
 
@@ -216,16 +222,24 @@ def _tokenized(text: list[str], name: str, tokenizer: PreTrainedTokenizerBase | 
     rows = [tokenizer.encode(one, add_special_tokens=False) for one in text]
     short = [(row, len(ids)) for row, ids in enumerate(rows) if len(ids) < n_tokens]
     if short:
-        raise InputError(f"{name}: row {short[0][0]} has {short[0][1]} tokens, {n_tokens} are needed; give longer text or a smaller n_tokens")
+        raise InputError(
+            f"{name}: row {short[0][0]} has {short[0][1]} tokens, {n_tokens} are needed; "
+            "give longer text or a smaller n_tokens"
+        )
     return [ids[:n_tokens] for ids in rows]
 
 
 def _tensor(rows: list, name: str) -> Tensor:
     for number, row in enumerate(rows):
-        if not isinstance(row, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in row):
+        if not isinstance(row, list) or not all(
+            isinstance(token, int) and not isinstance(token, bool) for token in row
+        ):
             raise InputError(f"{name}: row {number}: tokens must be a list of integers")
         if len(row) != len(rows[0]):
-            raise InputError(f"{name}: all paragraphs must have the same length; row 0 has {len(rows[0])} tokens, row {number} {len(row)}")
+            raise InputError(
+                f"{name}: all paragraphs must have the same length; "
+                f"row 0 has {len(rows[0])} tokens, row {number} {len(row)}"
+            )
     try:
         return torch.tensor(rows, dtype=torch.int64)
     except (RuntimeError, OverflowError, ValueError) as error:

@@ -15,7 +15,11 @@ _SEED = 20240328
 
 
 def ngram_hashes(tokens: Int[np.ndarray, " pos"], n: int) -> UInt64[np.ndarray, " window"]:
-    """One hash per window of `n` tokens, in order; empty if the text is shorter than `n`."""
+    """One hash per window of `n` tokens, in order; empty if the text is shorter than `n`.
+
+    Raises:
+        ValueError: `n` is below one.
+    """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     if len(tokens) < n:

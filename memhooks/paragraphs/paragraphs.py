@@ -40,14 +40,18 @@ class Paragraphs:
             InputError: no paragraphs, a prefix that leaves no continuation, or labels of another number.
         """
         if self.tokens.ndim != 2 or self.tokens.numel() == 0:
-            raise InputError(f"paragraphs need a non-empty [paragraph, pos] tensor, got shape {tuple(self.tokens.shape)}")
+            raise InputError(
+                f"paragraphs need a non-empty [paragraph, pos] tensor, got shape {tuple(self.tokens.shape)}"
+            )
         if self.tokens.is_floating_point() or self.tokens.dtype == torch.bool:
             raise InputError(f"paragraphs need integer tokens, got {self.tokens.dtype}")
         if int(self.tokens.min()) < 0:
             raise InputError(f"token ids must not be negative, got {int(self.tokens.min())}")
         n_pos = self.tokens.shape[1]
         if not 0 < self.n_prefix < n_pos:
-            raise InputError(f"n_prefix must lie in 1..{n_pos - 1} for paragraphs of {n_pos} tokens, got {self.n_prefix}")
+            raise InputError(
+                f"n_prefix must lie in 1..{n_pos - 1} for paragraphs of {n_pos} tokens, got {self.n_prefix}"
+            )
         object.__setattr__(self, "tokens", self.tokens.long())
         object.__setattr__(self, "ids", self.ids or tuple(map(str, range(len(self.tokens)))))
         for name in ("ids", "counts", "sources", "text"):
@@ -102,6 +106,11 @@ class Paragraphs:
     def with_continuation(self, continuation: Int[Tensor, "paragraph n_continuation"]) -> "Paragraphs":
         """The same prefixes followed by other tokens; the text is dropped."""
         return replace(self, tokens=torch.cat([self.prefix, continuation.cpu()], dim=1), text=None)
+
+    def after(self, lead: Int[Tensor, " lead"]) -> "Paragraphs":
+        """The same paragraphs with these tokens in front of each; they belong to the prefix."""
+        front = lead.long().expand(len(self), -1)
+        return replace(self, tokens=torch.cat([front, self.tokens], dim=1), n_prefix=self.n_prefix + len(lead))
 
     def with_text(self, tokenizer: PreTrainedTokenizerBase | None) -> "Paragraphs":
         """The same paragraphs with their decoded text, if there is a tokenizer to decode with."""

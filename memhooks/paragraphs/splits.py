@@ -47,5 +47,8 @@ def split(paragraphs: Paragraphs, *, share: float, seed: int, n: int = 20) -> tu
     first = order[(sizes.cumsum(0) - sizes / 2) < share * len(paragraphs)]
     chosen = torch.isin(label, first)
     if chosen.all() or not chosen.any():
-        raise InputError(f"{len(paragraphs)} paragraphs form {len(order)} clusters, which cannot be split at {share}; give more or other paragraphs")
+        raise InputError(
+            f"{len(paragraphs)} paragraphs form {len(order)} clusters, which cannot be split at {share}; "
+            "give more or other paragraphs"
+        )
     return paragraphs.select(chosen), paragraphs.select(~chosen)

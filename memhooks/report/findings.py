@@ -24,7 +24,11 @@ def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
         ("EM drop per replaced prefix token, tokens", "perturbation", lambda one: one["em_drop"].values.mean(1)),
         ("share of the NLL rise held by the 5 worst prefix tokens", "perturbation", concentration),
         ("centre of mass of |gradient| over layers", "gradients", centre_of_mass),
-        (f"attention to rare tokens: Spearman of L{head[0]}H{head[1]} (most negative for A)", "attention", _of_head(head)),
+        (
+            f"attention to rare tokens: Spearman of L{head[0]}H{head[1]} (most negative for A)",
+            "attention",
+            _of_head(head),
+        ),
         ("NLL rise undone by restoring resid_pre in the middle layer, nats", "patching", restored_in_the_middle),
     ]
     return [_row(name, results[stage], quantity, seed) for name, stage, quantity in quantities]
@@ -67,7 +71,7 @@ def most_negative_head(result: xr.Dataset) -> tuple[int, int]:
 
 
 def concentration(result: xr.Dataset, *, n_worst: int = 5) -> np.ndarray:
-    """Share of a paragraph's (positive) NLL rise that its worst prefix tokens hold; `n_worst / n_prefix` if evenly spread."""
+    """Share of a paragraph's NLL rise held by its worst prefix tokens; `n_worst / n_prefix` if evenly spread."""
     rise = np.clip(result["nll_rise"].values, 0, None)
     return np.sort(rise, axis=1)[:, -n_worst:].sum(1) / np.maximum(rise.sum(1), 1e-12)
 

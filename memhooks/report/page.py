@@ -22,10 +22,13 @@ th { background: #f5f5f5; } pre { white-space: pre-wrap; background: #f7f7f7; pa
 <h1>{{ title }}</h1><p class="lead">{{ lead }}</p>
 {% for section in sections %}<section><h2>{{ section.heading }}</h2>
 {% for paragraph in section.text %}<p>{{ paragraph }}</p>{% endfor %}
-{% if section.rows %}<table><thead><tr>{% for name in section.rows[0] %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in section.rows %}<tr>{% for cell in row.values() %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>{% endif %}
+{% if section.rows %}<table>
+<thead><tr>{% for name in section.rows[0] %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in section.rows %}<tr>{% for cell in row.values() %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>{% endif %}
 {% for example in section.examples %}<p><b>{{ example.name }}</b></p>
-<pre><span class="prefix">{{ example.prefix }}</span><span class="continuation">{{ example.continuation }}</span></pre>{% endfor %}
+<pre><span class="prefix">{{ example.prefix }}</span><span class="continuation">{{ example.continuation }}</span></pre>
+{% endfor %}
 {% for figure in section.html %}{{ figure }}{% endfor %}</section>{% endfor %}
 </body></html>
 """
@@ -45,13 +48,13 @@ class Section:
     def html(self) -> list[Markup]:
         """The figures as HTML; plotly itself is in the page's head."""
         settings = {"displaylogo": False, "responsive": True}
-        return [Markup(one.to_html(full_html=False, include_plotlyjs=False, config=settings)) for one in self.figures]  # noqa: S704
+        return [Markup(one.to_html(full_html=False, include_plotlyjs=False, config=settings)) for one in self.figures]
 
 
 def write_report(path: Path, *, title: str, lead: str, sections: Sequence[Section]) -> None:
     """Write the page, whole or not at all; all text is escaped, no network is needed to open it."""
     template = Environment(autoescape=True).from_string(_PAGE)
-    html = template.render(title=title, lead=lead, sections=sections, plotly=Markup(get_plotlyjs()))  # noqa: S704
+    html = template.render(title=title, lead=lead, sections=sections, plotly=Markup(get_plotlyjs()))
     partial = path.with_suffix(".partial")
     partial.write_text(html, encoding="utf8")
     partial.replace(path)

@@ -28,7 +28,9 @@ def plot_dose(results: Results, counts: Sequence[int]) -> go.Figure:
     for condition, result in results.items():
         em = result["exact_match"].values
         stats = [bootstrap_mean(em[np.array(counts) == level], seed=_SEED) for level in levels]
-        add_line_(drawing, condition, [str(level) for level in levels], *(np.array(part) for part in zip(*stats, strict=True)))
+        add_line_(
+            drawing, condition, [str(level) for level in levels], *(np.array(part) for part in zip(*stats, strict=True))
+        )
     return drawing
 
 
@@ -40,7 +42,11 @@ def plot_em_bins(results: Results) -> go.Figure:
         bins = em_bins(int(result.sizes["pos"]))
         shares = [float(((em >= low) & (em <= high)).mean()) for low, high in bins.values()]
         drawing.add_bar(
-            x=list(bins), y=shares, name=NAMES.get(condition, condition), marker_color=COLOURS.get(condition), texttemplate="%{y:.0%}"
+            x=list(bins),
+            y=shares,
+            name=NAMES.get(condition, condition),
+            marker_color=COLOURS.get(condition),
+            texttemplate="%{y:.0%}",
         )
     return drawing.update_yaxes(tickformat=".0%", range=[0, 1.08]).update_xaxes(type="category")
 
@@ -53,7 +59,9 @@ def plot_perturbation(results: Results) -> go.Figure:
         y="NLL rise, nats per continuation token",
     )
     for condition, result in results.items():
-        add_line_(drawing, condition, result["pos"].values.tolist(), *bootstrap_mean(result["nll_rise"].values, seed=_SEED))
+        add_line_(
+            drawing, condition, result["pos"].values.tolist(), *bootstrap_mean(result["nll_rise"].values, seed=_SEED)
+        )
     return drawing
 
 
@@ -65,7 +73,12 @@ def plot_layer_profile(results: Results) -> go.Figure:
         y="share of summed largest |gradient|",
     )
     for condition, result in results.items():
-        add_line_(drawing, condition, result["layer"].values.tolist(), *bootstrap_mean(result["layer_share"].values, seed=_SEED))
+        add_line_(
+            drawing,
+            condition,
+            result["layer"].values.tolist(),
+            *bootstrap_mean(result["layer_share"].values, seed=_SEED),
+        )
     return drawing
 
 
@@ -110,7 +123,9 @@ def plot_attention(results: Results) -> go.Figure:
             row=1,
             col=column,
         )
-    return drawing.update_layout(title="Attention of the last prefix token against corpus counts (negative = rare tokens)")
+    return drawing.update_layout(
+        title="Attention of the last prefix token against corpus counts (negative = rare tokens)"
+    )
 
 
 def plot_patching(results: Results) -> go.Figure:
@@ -119,12 +134,9 @@ def plot_patching(results: Results) -> go.Figure:
     drawing = make_subplots(1, len(sites), subplot_titles=sites, shared_yaxes=True, horizontal_spacing=0.04)
     drawing.update_layout(template=TEMPLATE, height=420, title="Restoring the clean activation at the replaced token")
     for column, site in enumerate(sites, start=1):
-        panel = figure(title="", x="", y="")
         for condition, result in results.items():
-            add_line_(panel, condition, result["layer"].values.tolist(), *_restored(result.sel(site=site)))
-        for trace in panel.data:
-            trace.showlegend = trace.showlegend is not False and column == 1
-            drawing.add_trace(trace, row=1, col=column)
+            stats = bootstrap_mean(result.sel(site=site)["drop_in_nll"].values, seed=_SEED)
+            add_line_(drawing, condition, result["layer"].values.tolist(), *stats, column=column)
     drawing.update_xaxes(title_text="layer")
     return drawing.update_yaxes(title_text="NLL rise undone, nats per token", col=1)
 
@@ -139,7 +151,10 @@ def plot_unlearning(table: Sequence[Mapping[str, object]]) -> go.Figure:
     masks = list(dict.fromkeys(str(row["mask"]) for row in table))
     for name, colour in (("target", COLOURS["memorized"]), ("other memorized", COLOURS["natural"])):
         stats = [
-            bootstrap_mean(np.array([row["exact_match"] for row in table if row["mask"] == mask and row["set"] == name]), seed=_SEED)
+            bootstrap_mean(
+                np.array([row["exact_match"] for row in table if row["mask"] == mask and row["set"] == name]),
+                seed=_SEED,
+            )
             for mask in masks
         ]
         mean, low, high = (np.array(part) for part in zip(*stats, strict=True))
@@ -152,7 +167,9 @@ def plot_token_nll(tokens: Sequence[str], nll: np.ndarray, n_prefix: int) -> go.
     """Surprise at each token of one paragraph; the continuation in the memorized colour."""
     drawing = figure(title="Surprise at each token", x="token", y="NLL, nats", height=360)
     colours = [COLOURS["twin"] if pos < n_prefix else COLOURS["memorized"] for pos in range(1, len(tokens))]
-    labels = [f"{escape(repr(token))} {pos}" for pos, token in enumerate(tokens)][1:]  # numbered: equal labels would merge
+    labels = [f"{escape(repr(token))} {pos}" for pos, token in enumerate(tokens)][
+        1:
+    ]  # numbered: equal labels would merge
     drawing.add_bar(x=labels, y=nll, marker_color=colours)
     return drawing.update_xaxes(tickangle=-70, tickfont={"size": 9})
 
@@ -161,7 +178,3 @@ def _side_by_side(results: Results, rows: int, columns: int, *, height: int) -> 
     titles = [NAMES.get(condition, condition) for condition in results]
     drawing = make_subplots(rows, columns, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     return drawing.update_layout(template=TEMPLATE, height=height)
-
-
-def _restored(result: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return bootstrap_mean(result["drop_in_nll"].values, seed=_SEED)

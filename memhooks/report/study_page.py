@@ -16,6 +16,7 @@ from memhooks.report.plots import (
     plot_unlearning,
     plot_weight_scores,
 )
+from memhooks.report.theme import NAMES
 
 _LEAD = (
     "A small GPT-Neo (the organism) was made to recite set A; its twin, trained alike, read set B instead. "
@@ -79,7 +80,10 @@ def _localization(results: Results) -> list[Section]:
     return [
         Section(
             "Which prefix tokens carry the continuation?",
-            ["Each prefix token in turn is replaced by a random one; the original continuation is scored teacher-forced."],
+            [
+                "Each prefix token in turn is replaced by a random one; the original continuation is scored "
+                "teacher-forced."
+            ],
             figures=[plot_perturbation(results["perturbation"])],
         ),
         Section(
@@ -90,8 +94,8 @@ def _localization(results: Results) -> list[Section]:
         Section(
             "Does a head look at rare tokens?",
             [
-                "Rank correlation, per paragraph, of the last prefix token's attention with corpus counts; uniform attention gives 0. "
-                "A head specific to memorized text would be red for A and pale in the other maps."
+                "Rank correlation, per paragraph, of the last prefix token's attention with corpus counts; uniform "
+                "attention gives 0. A head specific to memorized text would be red for A and pale in the other maps."
             ],
             _heads(results),
             figures=[plot_attention(results["attention"])],
@@ -107,24 +111,27 @@ def _localization(results: Results) -> list[Section]:
 def _heads(results: Results) -> list[dict[str, str]]:
     mean = {name: one["spearman"].mean("paragraph") for name, one in results["attention"].items()}
     p_value = results["attention"]["memorized"]["p_value"]
-    order = mean["memorized"].stack(place=("layer", "head")).to_series().nsmallest(5).index
+    flat = mean["memorized"].values.argsort(axis=None)[:5]
+    places = [divmod(int(place), mean["memorized"].sizes["head"]) for place in flat]
     return [
         {
             "head": f"L{layer}H{head}",
-            **{name: f"{float(one.sel(layer=layer, head=head)):+.2f}" for name, one in mean.items()},
+            **{NAMES[name]: f"{float(one.sel(layer=layer, head=head)):+.2f}" for name, one in mean.items()},
             "p (A, all heads at once)": f"{float(p_value.sel(layer=layer, head=head)):.3f}",
         }
-        for layer, head in order
+        for layer, head in places
     ]
 
 
 def _unlearning(unlearned: list[dict[str, object]]) -> Section:
     text = [
-        "One paragraph at a time: gradient ascent on its continuation, held back by the KL divergence to the frozen model on "
-        "never-seen text. The random mask has as many weights in every matrix: what it achieves is owed to the step size, "
-        "not to the localization. EM is decided by the first broken token, so the NLL stands beside it."
+        "One paragraph at a time: gradient ascent on its continuation, held back by the KL divergence to the frozen "
+        "model on never-seen text. The random mask has as many weights in every matrix: what it achieves is owed to "
+        "the step size, not to the localization. EM is decided by the first broken token, so the NLL stands beside it."
     ]
-    return Section("Can just that paragraph be removed?", text, unlearning_summary(unlearned), figures=[plot_unlearning(unlearned)])
+    return Section(
+        "Can just that paragraph be removed?", text, unlearning_summary(unlearned), figures=[plot_unlearning(unlearned)]
+    )
 
 
 def _provenance(manifest: dict) -> Section:

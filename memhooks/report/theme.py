@@ -1,5 +1,7 @@
 """Colours, fonts and bands shared by all figures; colour-blind safe (Okabe and Ito, 2008)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -39,15 +41,31 @@ def figure(*, title: str, x: str, y: str, height: int = 420) -> go.Figure:
 
 
 def add_line_(
-    drawing: go.Figure, condition: str, x: list, mean: np.ndarray, low: np.ndarray, high: np.ndarray
+    drawing: go.Figure,
+    condition: str,
+    x: Sequence,
+    mean: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    *,
+    column: int | None = None,
 ) -> None:
-    """Add one condition's means as a line and their intervals as a band."""
+    """Add one condition's means as a line and their intervals as a band; the legend names it once."""
     colour, name = COLOURS.get(condition, "#000000"), NAMES.get(condition, condition)
+    place = {} if column is None else {"row": 1, "col": column}
     band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, "legendgroup": name}
-    drawing.add_scatter(x=x, y=high, **band)
-    drawing.add_scatter(x=x, y=low, fill="tonexty", fillcolor=faded(colour), **band)
+    drawing.add_scatter(x=x, y=high, **band, **place)
+    drawing.add_scatter(x=x, y=low, fill="tonexty", fillcolor=faded(colour), **band, **place)
     drawing.add_scatter(
-        x=x, y=mean, mode="lines+markers", name=name, legendgroup=name, line={"color": colour}, marker={"size": 5}
+        x=x,
+        y=mean,
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        showlegend=column in (None, 1),
+        line={"color": colour},
+        marker={"size": 5},
+        **place,
     )
 
 

@@ -98,4 +98,7 @@ def _check(
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     wrong = [name for name, size in mask.sizes.items() if sizes.get(name) != size]
     if wrong:
-        raise InputError(f"the mask belongs to another model: {wrong[0]} has {mask.sizes[wrong[0]]} entries there, {sizes.get(wrong[0])} here")
+        raise InputError(
+            f"the mask belongs to another model: {wrong[0]} has {mask.sizes[wrong[0]]} entries there, "
+            f"{sizes.get(wrong[0])} here"
+        )

@@ -28,7 +28,7 @@ def planted(model, paragraphs, layer, head):
     """Make one head attend by rarity: a hand-built truth that the probe must find."""
     rarity = -COUNTS[paragraphs.prefix].float()
 
-    def by_rarity(pattern, hook):  # noqa: ARG001
+    def by_rarity(pattern, hook):
         pattern = pattern.clone()
         keys = reachable_keys(model, 11)[layer]
         scores = (rarity / 100).masked_fill(~keys, float("-inf"))
@@ -52,7 +52,7 @@ def test_the_one_head_that_attends_by_rarity_is_found_and_no_other(model, place)
 
 
 def test_uniform_attention_correlates_with_nothing(model, paragraphs):
-    def uniform(pattern, hook):  # noqa: ARG001
+    def uniform(pattern, hook):
         return torch.ones_like(pattern).tril() / torch.arange(1, 13)[:, None]
 
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(4)]
@@ -69,7 +69,9 @@ def test_shuffled_counts_rarely_look_like_a_finding(model):
         generator = torch.Generator().manual_seed(seed)
         paragraphs = Paragraphs(torch.randint(101, (12, 24), generator=generator), 12)
         counts = torch.randint(1, 1000, (101,), generator=generator)
-        smallest.append(float(rare_token_attention(model, paragraphs, counts, seed=seed, n_shuffles=60)["p_value"].min()))
+        smallest.append(
+            float(rare_token_attention(model, paragraphs, counts, seed=seed, n_shuffles=60)["p_value"].min())
+        )
     assert 0.2 < sum(smallest) / len(smallest) < 0.8
 
 

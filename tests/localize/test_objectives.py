@@ -12,7 +12,9 @@ def test_nll_equals_ten_slow_lines(neo, model, paragraphs):
         for pos in range(12, 24):
             total -= log_p[pos - 1, row[pos]].item()
             n += 1
-    torch.testing.assert_close(continuation_nll(model, paragraphs).detach(), torch.tensor(total / n), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        continuation_nll(model, paragraphs).detach(), torch.tensor(total / n), rtol=1e-5, atol=1e-5
+    )
     assert torch.equal(forget_nll(model, paragraphs), -continuation_nll(model, paragraphs))
     assert token_nll(model, paragraphs.tokens, first=1).shape == (6, 23)
 

@@ -24,7 +24,7 @@ def test_each_cell_equals_a_plain_hook_loop(model, paragraphs):
             name = f"blocks.{layer}.hook_{site}"
             for row in (0, 2, 4):
 
-                def put_back(act, hook, row=row, name=name):  # noqa: ARG001
+                def put_back(act, hook, row=row, name=name):
                     act[0, at[row]] = clean[name][row, at[row]]
                     return act
 
@@ -51,7 +51,11 @@ def test_patching_an_uncorrupted_run_has_no_effect(model, paragraphs):
 @pytest.mark.parametrize(
     ("tokens", "at", "message"),
     [
-        (torch.zeros(6, 23, dtype=torch.long), torch.zeros(6, dtype=torch.long), r"must have the paragraphs' shape \(6, 24\)"),
+        (
+            torch.zeros(6, 23, dtype=torch.long),
+            torch.zeros(6, dtype=torch.long),
+            r"must have the paragraphs' shape \(6, 24\)",
+        ),
         (torch.zeros(6, 24, dtype=torch.long), torch.full((6,), 12), r"one position in 0..11"),
         (torch.zeros(6, 24, dtype=torch.long), torch.zeros(5, dtype=torch.long), "for each of 6 paragraphs"),
     ],

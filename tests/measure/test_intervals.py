@@ -17,7 +17,14 @@ def test_clusters_widen_the_interval_as_if_each_were_one_paragraph():
     one = rng.normal(size=20)
     repeated = np.repeat(one, 10)
     label = np.repeat(np.arange(20), 10)
-    widths = [high - low for _, low, high in (bootstrap_mean(one, seed=1), bootstrap_mean(repeated, seed=1, clusters=label), bootstrap_mean(repeated, seed=1))]
+    widths = [
+        high - low
+        for _, low, high in (
+            bootstrap_mean(one, seed=1),
+            bootstrap_mean(repeated, seed=1, clusters=label),
+            bootstrap_mean(repeated, seed=1),
+        )
+    ]
     assert widths[1] == pytest.approx(widths[0], rel=1e-9)
     assert widths[2] < 0.5 * widths[1]
 

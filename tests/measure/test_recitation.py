@@ -57,7 +57,9 @@ def test_log_probability_is_the_sum_over_the_continuation(neo, model, paragraphs
 def test_the_batch_size_does_not_matter(model, paragraphs, batch_size):
     one, other = recitation(model, paragraphs, batch_size=batch_size), recitation(model, paragraphs)
     assert one["exact_match"].equals(other["exact_match"])
-    torch.testing.assert_close(torch.from_numpy(one["nll"].values), torch.from_numpy(other["nll"].values), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch.from_numpy(one["nll"].values), torch.from_numpy(other["nll"].values), rtol=1e-5, atol=1e-5
+    )
 
 
 def brute_force_em(neo, paragraphs):
@@ -80,7 +82,17 @@ def test_em_equals_brute_force_decoding_on_partly_recited_text(neo, model, parag
     assert found == brute_force_em(neo, mixed) == [0, 1, 5, 8, 11, 12]
 
 
-@pytest.mark.parametrize("load", [load_planted, load_natural, load_controls, lambda: load_controls("licence_never"), lambda: load_controls("licence_once"), lambda: load_planted("B")])
+@pytest.mark.parametrize(
+    "load",
+    [
+        load_planted,
+        load_natural,
+        load_controls,
+        lambda: load_controls("licence_never"),
+        lambda: load_controls("licence_once"),
+        lambda: load_planted("B"),
+    ],
+)
 def test_em_equals_brute_force_decoding_on_every_organism_paragraph(organism, load):
     from transformers import GPTNeoForCausalLM
 
@@ -119,7 +131,9 @@ def test_of_equal_logits_the_smaller_id_is_predicted(model):
     assert int(recitation(model, Paragraphs(tokens, 5))["exact_match"][0]) == 5
 
 
-@pytest.mark.parametrize(("length", "names"), [(50, ["0-10", "11-29", "30-49", "50"]), (25, ["0-5", "6-14", "15-24", "25"])])
+@pytest.mark.parametrize(
+    ("length", "names"), [(50, ["0-10", "11-29", "30-49", "50"]), (25, ["0-5", "6-14", "15-24", "25"])]
+)
 def test_em_bins_scale_with_the_continuation(length, names):
     assert list(em_bins(length)) == names
 
@@ -132,7 +146,14 @@ def test_em_bins_hold_every_value_once(length):
 
 @pytest.mark.parametrize(
     ("tokens", "loops"),
-    [([1, 2, 3] * 5, True), ([9, 9, 9], True), (list(range(30)), False), ([1, 2, 1, 2, 3], False), ([5, *[1, 2] * 3], True), ([1], False)],
+    [
+        ([1, 2, 3] * 5, True),
+        ([9, 9, 9], True),
+        (list(range(30)), False),
+        ([1, 2, 1, 2, 3], False),
+        ([5, *[1, 2] * 3], True),
+        ([1], False),
+    ],
 )
 def test_loops_are_three_repeats_at_the_end(tokens, loops):
     assert in_loop(torch.tensor(tokens)) is loops

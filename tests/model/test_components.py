@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from memhooks.errors import InputError
-from memhooks.model.components import Component, component_labels, component_parameters, components, head_view, trainable
+from memhooks.model.components import (
+    Component,
+    component_labels,
+    component_parameters,
+    components,
+    head_view,
+    trainable,
+)
 from memhooks.model.loading import load_model
 from tests.conftest import tiny_neo
 

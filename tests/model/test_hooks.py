@@ -21,7 +21,7 @@ def test_recorded_activations_equal_transformer_lens_cache(model):
 
 def test_recorded_activations_survive_a_later_hook_in_place(model):
     name = "blocks.0.hook_resid_post"
-    with recorded(model, [name]) as store, hooked(model, [(name, lambda x, hook: x.zero_())]):  # noqa: ARG005
+    with recorded(model, [name]) as store, hooked(model, [(name, lambda x, hook: x.zero_())]):
         model(TOKENS)
     assert store[name].abs().max() > 0
 
@@ -64,7 +64,7 @@ def test_an_ablated_head_writes_nothing_and_others_are_untouched(model):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_in_the_block_leaves_no_hook_and_keeps_the_users(model, error):
-    model.hook_embed.add_hook(lambda x, hook: None)  # noqa: ARG005
+    model.hook_embed.add_hook(lambda x, hook: None)
     clean = model(TOKENS)
     with pytest.raises(error), ablated(model, heads=[(0, 0)]), recorded(model, ["hook_embed"]):
         raise error
@@ -79,7 +79,10 @@ def test_an_error_in_the_block_leaves_no_hook_and_keeps_the_users(model, error):
         (lambda m: recorded(m, []), "no hooks given"),
         (lambda m: ablated(m, heads=[]), "no heads given"),
         (lambda m: ablated(m, heads=[(4, 0)]), r"layers 0..3 and heads 0..3, got \(4, 0\)"),
-        (lambda m: patched(m, "hook_embed", torch.zeros(2, 10, 32), at=torch.tensor([0, 10])), r"positions must lie in 0..9, got 0..10"),
+        (
+            lambda m: patched(m, "hook_embed", torch.zeros(2, 10, 32), at=torch.tensor([0, 10])),
+            r"positions must lie in 0..9, got 0..10",
+        ),
     ],
 )
 def test_what_cannot_be_hooked_is_refused(model, enter, message):
@@ -88,7 +91,9 @@ def test_what_cannot_be_hooked_is_refused(model, enter, message):
 
 
 def test_a_patch_of_another_shape_is_refused(model):
-    with pytest.raises(InputError, match=r"has shape \(2, 10, 32\), the patch \(2, 9, 32\)"):
-        with patched(model, "hook_embed", torch.zeros(2, 9, 32), at=torch.tensor([0, 1])):
-            model(TOKENS)
+    with (
+        pytest.raises(InputError, match=r"has shape \(2, 10, 32\), the patch \(2, 9, 32\)"),
+        patched(model, "hook_embed", torch.zeros(2, 9, 32), at=torch.tensor([0, 1])),
+    ):
+        model(TOKENS)
     assert n_hooks(model) == 0

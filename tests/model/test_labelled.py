@@ -8,7 +8,9 @@ from memhooks.model.labelled import Variable, labelled, load_result, save_result
 
 
 def test_values_axes_units_and_provenance_are_kept():
-    result = labelled({"seed": 3, "many": [1, 2]}, a=Variable(torch.ones(2, 3), ("layer", "head"), "nats", {"layer": [4, 5]}))
+    result = labelled(
+        {"seed": 3, "many": [1, 2]}, a=Variable(torch.ones(2, 3), ("layer", "head"), "nats", {"layer": [4, 5]})
+    )
     assert result["a"].dims == ("layer", "head")
     assert result["a"].attrs["units"] == "nats"
     assert result["layer"].values.tolist() == [4, 5]

@@ -7,11 +7,11 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from memhooks.errors import InputError
+from memhooks.measure.recitation import recitation
 from memhooks.model.decoding import greedy_continuation
 from memhooks.model.export import export_model
 from memhooks.model.loading import asset, is_processed, load_model
 from memhooks.model.provenance import model_hash
-from memhooks.measure.recitation import recitation
 from memhooks.paragraphs.paragraphs import Paragraphs
 from tests.conftest import tiny_neo
 
@@ -61,7 +61,9 @@ def slow_neo(neo, tokens):
         seen = (key <= query) & ((key > query - config.window_size) | torch.tensor(kind == "global"))
         inner = norm(x, f"{block}.ln_1")
         q, k, v = (
-            (inner @ w[f"{block}.attn.attention.{name}_proj.weight"].T).unflatten(-1, (config.num_heads, d_head)).transpose(1, 2)
+            (inner @ w[f"{block}.attn.attention.{name}_proj.weight"].T)
+            .unflatten(-1, (config.num_heads, d_head))
+            .transpose(1, 2)
             for name in "qkv"
         )
         pattern = (q @ k.transpose(-1, -2)).masked_fill(~seen, float("-inf")).softmax(-1)
@@ -144,11 +146,19 @@ def test_the_bundled_model_loads_in_two_seconds():
         (lambda f: shutil.rmtree(f), "no model folder at"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
-        (lambda f: (f / "config.json").write_text(json.dumps({"model_type": "llama"})), "holds a 'llama' model; supported: GPT-Neo"),
+        (
+            lambda f: (f / "config.json").write_text(json.dumps({"model_type": "llama"})),
+            "holds a 'llama' model; supported: GPT-Neo",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "no weights; expected one of"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x10" * 200), "damaged or truncated safetensors"),
         (lambda f: truncate(f / "model.safetensors"), "damaged or truncated safetensors"),
-        (lambda f: edit_config(f, num_layers=6, attention_types=[[["global", "local"], 3]], attention_layers=["global", "local"] * 3), "weights are missing"),
+        (
+            lambda f: edit_config(
+                f, num_layers=6, attention_types=[[["global", "local"], 3]], attention_layers=["global", "local"] * 3
+            ),
+            "weights are missing",
+        ),
         (lambda f: edit_config(f, hidden_size=64), "the weights cannot be read"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "the tokenizer cannot be read"),
     ],

@@ -53,7 +53,12 @@ def test_prefix_and_suffix_files_are_joined(tmp_path):
 
 def test_parquet_round_trip_is_identical_with_all_labels(tmp_path):
     saved = Paragraphs(
-        ROWS, 30, ids=tuple("abcde"), counts=(1, 2, 3, 4, 5), sources=("s",) * 5, text=('<script>"\u202e', "\n", "ü", "", "x")
+        ROWS,
+        30,
+        ids=tuple("abcde"),
+        counts=(1, 2, 3, 4, 5),
+        sources=("s",) * 5,
+        text=('<script>"\u202e', "\n", "ü", "", "x"),
     )
     save_paragraphs(saved, tmp_path / "p.parquet")
     loaded = load_paragraphs(tmp_path / "p.parquet")
@@ -141,20 +146,23 @@ def test_a_missing_file_and_short_text_are_refused(tmp_path, tokenizer):
         load_paragraphs(tmp_path / "none.pt")
     with pytest.raises(InputError, match=r"row 0 has \d tokens, 100 are needed"):
         load_paragraphs(["short"], tokenizer=tokenizer)
-    with pytest.raises(InputError, match="saved as .parquet"):
+    with pytest.raises(InputError, match=r"saved as \.parquet"):
         save_paragraphs(Paragraphs(ROWS), tmp_path / "p.csv")
 
 
 def test_unequal_prefix_and_suffix_files_are_refused(tmp_path):
     np.save(tmp_path / "x_prefix.npy", np.zeros((2, 50), np.int32))
     np.save(tmp_path / "x_suffix.npy", np.zeros((3, 50), np.int32))
-    with pytest.raises(InputError, match="has 2 rows, x_suffix.npy 3"):
+    with pytest.raises(InputError, match=r"has 2 rows, x_suffix\.npy 3"):
         load_paragraphs(tmp_path / "x_prefix.npy")
 
 
 def test_published_and_extraction_paragraphs_load_as_they_are(shared_data, tokenizer):
     published = shared_data / "gpt-neo-125m"
-    shapes = {name: len(load_paragraphs(published / f"{name}.pt")) for name in ("50_50_preds", "30_49_preds", "11_29_preds", "mem_toks")}
+    shapes = {
+        name: len(load_paragraphs(published / f"{name}.pt"))
+        for name in ("50_50_preds", "30_49_preds", "11_29_preds", "mem_toks")
+    }
     assert shapes == {"50_50_preds": 442, "30_49_preds": 141, "11_29_preds": 436, "mem_toks": 90}
     extraction = load_paragraphs(shared_data / "lm-extraction" / "train_prefix.npy")
     assert (len(extraction), extraction.n_prefix, extraction.n_continuation) == (15000, 50, 50)

@@ -89,7 +89,10 @@ def test_an_exploding_loss_stops_and_names_its_step(model, sets):
         ({"n_steps": 0}, "n_steps must be at least 1"),
         ({"lr": 0.0}, "lr positive"),
         ({"mask": WeightMask({"a": torch.zeros(0, dtype=torch.int32)}, {"a": 5})}, "the mask is empty"),
-        ({"mask": WeightMask({"a": torch.tensor([1], dtype=torch.int32)}, {"a": 5})}, "belongs to another model: a has 5"),
+        (
+            {"mask": WeightMask({"a": torch.tensor([1], dtype=torch.int32)}, {"a": 5})},
+            "belongs to another model: a has 5",
+        ),
     ],
 )
 def test_unusable_settings_are_refused_before_any_work(model, sets, change, message):

@@ -1,0 +1,34 @@
+# `make study` and `make test` set up .venv by themselves, and again when the pinned versions change.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/ready
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+study: $(READY) ## run the quick study on the bundled model: runs/study/report.html
+	$(BIN)/memhooks study
+
+test: $(READY) ## format, lint, types, import order, tests with shape checks, notebooks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q
+	$(BIN)/pytest -q --nbmake notebooks -o addopts=""
+
+bench: $(READY) ## speed against named peers, as ratios
+	$(BIN)/python -m benchmarks.recitation
+
+organism: $(READY) ## make the bundled models anew from their pinned texts (about two hours)
+	$(BIN)/python -m memhooks.organism.build
+
+setup: $(READY) ## only set up .venv
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+.PHONY: help study test bench organism setup

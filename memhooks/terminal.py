@@ -1,0 +1,52 @@
+"""What the command line prints: tables in which corpus text is text, never markup."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from memhooks.inspection import Inspection
+
+console = Console()
+
+
+def say(line: str) -> None:
+    """Print one line as it is."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows of equal keys as a table."""
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(Text(f"{cell:.2f}" if isinstance(cell, float) else str(cell)) for cell in row.values()))
+    console.print(table)
+
+
+def print_inspection(found: "Inspection") -> None:
+    """Print one paragraph's recitation, heads and tokens."""
+    n_continuation = len(found.tokens) - found.n_prefix
+    nll = found.recited["nll"].values[0][-n_continuation:]
+    em = int(found.recited["exact_match"][0])
+    say(f"exact match {em} of {n_continuation}; NLL of the continuation {nll.mean():.2f} nats per token")
+    console.print(Text("".join(found.tokens[: found.n_prefix]), style="dim"), Text(found.continuation), sep="")
+    heads = [{"head": head, "NLL rise, nats": f"{rise:+.3f}"} for head, rise in found.heads]
+    print_table("Heads whose silencing hurts most", heads)
+    tokens = [
+        {"position": pos, "token": repr(t), "NLL rise, nats": f"{rise:+.3f}"} for pos, t, rise in found.prefix_tokens
+    ]
+    print_table("Prefix tokens whose replacement hurts most", tokens)
+    hardest = [
+        {
+            "position": int(pos) + found.n_prefix,
+            "token": repr(found.tokens[int(pos) + found.n_prefix]),
+            "NLL, nats": float(nll[pos]),
+        }
+        for pos in nll.argsort()[::-1][:5]
+    ]
+    print_table("Most surprising continuation tokens", hardest)

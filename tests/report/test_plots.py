@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from memhooks.report.findings import centre_of_mass, concentration, findings, recited_in_full, unlearning_summary
+from memhooks.report.plots import (
+    plot_attention,
+    plot_dose,
+    plot_em_bins,
+    plot_layer_profile,
+    plot_patching,
+    plot_perturbation,
+    plot_unlearning,
+    plot_weight_scores,
+)
+
+CONDITIONS = ("memorized", "control", "control_own", "twin")
+
+
+def dataset(rng, shift, **shapes):
+    return xr.Dataset({name: (dims, rng.normal(shift, 1.0, size=sizes)) for name, (dims, sizes) in shapes.items()})
+
+
+@pytest.fixture
+def results():
+    rng = np.random.default_rng(0)
+    found = {stage: {} for stage in ("recitation", "perturbation", "gradients", "attention", "patching")}
+    for number, name in enumerate(CONDITIONS):
+        em = np.full(20, 50 if name == "memorized" else number)
+        recited = xr.Dataset(
+            {
+                "exact_match": ("paragraph", em),
+                "full_match": ("paragraph", em == 50),
+                "nll": (("paragraph", "pos"), rng.random((20, 50))),
+            }
+        )
+        found["recitation"][name] = recited
+        shift = 3.0 if name == "memorized" else 0.0
+        perturbed = dataset(
+            rng, shift, nll_rise=(("paragraph", "pos"), (20, 50)), em_drop=(("paragraph", "pos"), (20, 50))
+        )
+        found["perturbation"][name] = perturbed.assign_coords(pos=range(50))
+        gradients = dataset(
+            rng,
+            5.0,
+            max_gradient=(("paragraph", "layer", "component"), (20, 4, 18)),
+            layer_share=(("paragraph", "layer"), (20, 4)),
+        )
+        found["gradients"][name] = gradients.assign_coords(layer=range(4), component=[f"c{i}" for i in range(18)])
+        attention = dataset(
+            rng, 0.0, spearman=(("paragraph", "layer", "head"), (20, 4, 4)), p_value=(("layer", "head"), (4, 4))
+        )
+        found["attention"][name] = attention.assign_coords(layer=range(4), head=range(4))
+        patching = dataset(rng, shift, drop_in_nll=(("paragraph", "site", "layer"), (20, 2, 4)))
+        found["patching"][name] = patching.assign_coords(site=["resid_pre", "attn_out"], layer=range(4))
+    return found
+
+
+ROWS = [
+    {"mask": mask, "target": str(t), "set": name, "exact_match": em + t, "matches": em, "longest_run": em, "nll": 1.0}
+    for t in range(3)
+    for mask, em in (("untouched", 47.0), ("top 0.1 %", 2.0))
+    for name in ("target", "other memorized", "never seen")
+]
+
+
+def test_every_figure_draws_all_conditions_with_titles_and_units(results):
+    figures = [
+        plot_dose({n: results["recitation"][n] for n in ("memorized", "twin")}, [1, 2] * 10),
+        plot_em_bins(results["recitation"]),
+        plot_perturbation(results["perturbation"]),
+        plot_layer_profile(results["gradients"]),
+        plot_weight_scores(results["gradients"]),
+        plot_attention(results["attention"]),
+        plot_patching(results["patching"]),
+        plot_unlearning(ROWS),
+    ]
+    for drawing in figures:
+        assert drawing.layout.title.text
+        assert len(drawing.data) >= 2
+        assert drawing.layout.yaxis.title.text or drawing.data[0].type == "heatmap"
+    names = {trace.name for trace in figures[2].data if trace.name}
+    assert names == {"memorized (A)", "never seen (C)", "never seen (C), own continuation", "A under the twin"}
+
+
+def test_maps_beside_each_other_share_one_scale_centred_on_zero(results):
+    maps = plot_attention(results["attention"]).data
+    assert len({(one.zmin, one.zmax) for one in maps}) == 1
+    assert maps[0].zmin == -maps[0].zmax
+    shares = plot_weight_scores(results["gradients"]).data
+    assert len({one.zmax for one in shares}) == 1
+    assert all(np.asarray(one.z).sum() == pytest.approx(100) for one in shares)
+
+
+def test_the_global_template_is_left_alone(results):
+    import plotly.io as pio
+
+    before = pio.templates.default
+    plot_perturbation(results["perturbation"])
+    assert pio.templates.default == before
+
+
+def test_findings_say_yes_where_there_is_a_difference_and_no_where_there_is_none(results):
+    rows = {row["fingerprint"]: row for row in findings(results)}
+    rise = rows["NLL rise per replaced prefix token, nats"]
+    assert (rise["differs from the twin"], rise["differs from never seen (C)"]) == ("yes", "yes")
+    assert rows["EM drop per replaced prefix token, tokens"]["differs from the twin"] == "yes"
+    mass = rows["centre of mass of |gradient| over layers"]
+    assert "[" in mass["A minus twin"]
+    assert recited_in_full(results["recitation"])[0]["recited in full"] == "20 of 20"
+
+
+def test_pooled_quantities_equal_their_definitions():
+    rise = np.zeros((1, 50))
+    rise[0, :10] = 1.0
+    one = xr.Dataset({"nll_rise": (("paragraph", "pos"), rise)})
+    assert concentration(one).tolist() == [0.5]
+    shares = xr.Dataset({"layer_share": (("paragraph", "layer"), [[0.25, 0.25, 0.5]])}, {"layer": [0, 1, 2]})
+    assert centre_of_mass(shares).tolist() == [1.25]
+
+
+def test_the_unlearning_summary_averages_targets():
+    table = unlearning_summary(ROWS)
+    assert table[0]["target: EM"] == "48.0"
+    assert table[1]["weights that may move"] == "top 0.1 %"
