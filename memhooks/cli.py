@@ -53,6 +53,7 @@ def study(
     import torch
 
     from memhooks.report.findings import findings, recited_in_full, unlearning_summary
+    from memhooks.report.theme import NAMES
     from memhooks.study import FULL, STAGES, Settings, Study
     from memhooks.terminal import print_table, say
 
@@ -65,7 +66,9 @@ def study(
         say(f"[{number}/{len(STAGES)}] {stage:<13} {seconds:6.1f} s")
     path = run.write_report()
     print_table("Which paragraphs are recited?", recited_in_full(run.results["recitation"]))
-    print_table("Fingerprints of memorized text: mean [95 % interval]", findings(run.results))
+    columns = ("fingerprint", NAMES["memorized"], NAMES["control"], NAMES["twin"], "differs from the twin")
+    rows = [{name: row[name] for name in columns} for row in findings(run.results)]
+    print_table("Fingerprints of memorized text: mean [95 % interval]", rows)
     print_table("Unlearning one paragraph", unlearning_summary(run.unlearned))
     say(f"{time.perf_counter() - start:.0f} s in all; open {path}")
 

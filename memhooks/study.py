@@ -24,7 +24,7 @@ from memhooks.localize.attention import rare_token_attention
 from memhooks.localize.attribution import weight_gradients, weight_scores
 from memhooks.localize.masks.matched_random import matched_random_weights
 from memhooks.localize.masks.top import top_weights
-from memhooks.localize.masks.weight_mask import frozen_outside
+from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
 from memhooks.localize.objectives import forget_nll
 from memhooks.localize.patching import patch_positions
 from memhooks.measure.perturbation import corrupted, perturb
@@ -56,9 +56,9 @@ class Settings:
     n_retain: int = 4  # never-seen paragraphs in the retain term
     n_others: int = 16  # other memorized paragraphs, to see whether they stay
     fraction: float = 0.001  # of the grid's weights that sparse unlearning may move
-    n_steps: int = 10
-    lr_sparse: float = 2e-3
-    lr_all: float = 1e-4
+    n_steps: int = 20  # at most; unlearning stops where the twin, which never read the text, would be
+    lr_sparse: float = 1e-3
+    lr_all: float = 3e-5
 
 
 FULL = Settings(
@@ -180,22 +180,29 @@ class Study:
         retain, held_out = unseen.select(slice(0, s.n_retain)), unseen.select(slice(s.n_retain, None))
         for row in range(s.n_unlearned):
             target = targets.select([row])
-            gradients = weight_gradients(model, target, objective=forget_nll)
-            top = top_weights(gradients, fraction=s.fraction)
-            percent = f"{100 * s.fraction:g} %"
-            masks = {
-                f"top {percent}": (top, s.lr_sparse),
-                f"random {percent}": (matched_random_weights(top, seed=s.seed + row), s.lr_sparse),
-                "all weights": (top_weights(gradients, fraction=1.0), s.lr_all),
-            }
+            goal = float(recitation(self.twin, target)["nll"].mean())
             sets = {"target": target, "other memorized": others, "never seen": held_out}
-            yield from _rows("untouched", target, summary(evaluate(model, sets)))
-            for name, (mask, lr) in masks.items():
+            yield from _rows("untouched", target, 0, summary(evaluate(model, sets)))
+            for name, (mask, lr) in self._masks(target, seed=s.seed + row).items():
                 with restored(model), frozen_outside(model, mask):
-                    for _ in unlearning_steps(model, target, retain, mask, n_steps=s.n_steps, lr=lr):
-                        pass
+                    n_steps = 0
+                    for record in unlearning_steps(model, target, retain, mask, n_steps=s.n_steps + 1, lr=lr):
+                        n_steps = record.step
+                        if record.forget_nll >= goal or n_steps == s.n_steps:
+                            break
                     after = summary(evaluate(model, sets))
-                yield from _rows(name, target, after)
+                yield from _rows(name, target, n_steps, after)
+
+    def _masks(self, target: Paragraphs, *, seed: int) -> dict[str, tuple[WeightMask, float]]:
+        """The weights that may move in each trial, and how fast."""
+        s = self.settings
+        gradients = weight_gradients(self.organism, target, objective=forget_nll)
+        top, percent = top_weights(gradients, fraction=s.fraction), f"{100 * s.fraction:g} %"
+        return {
+            f"top {percent}": (top, s.lr_sparse),
+            f"random {percent}": (matched_random_weights(top, seed=seed), s.lr_sparse),
+            "all weights": (top_weights(gradients, fraction=1.0), s.lr_all),
+        }
 
     def _keep(self, stage: Stage, found: Mapping[str, xr.Dataset]) -> None:
         self.results[stage] = dict(found)
@@ -221,11 +228,19 @@ class Study:
 
 def unlearning_table(rows: list[dict[str, object]]) -> xr.Dataset:
     """The rows of the unlearning stage as one Dataset."""
-    units = {"nll": "nats per continuation token, 0 = certain", "mask": "", "target": "", "set": ""}
+    units = {
+        "nll": "nats per continuation token, 0 = certain",
+        "steps": "gradient steps",
+        "mask": "",
+        "target": "",
+        "set": "",
+    }
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return labelled({}, **{name: Variable(own, ("row",), units.get(name, "tokens")) for name, own in columns.items()})
 
 
-def _rows(mask: str, target: Paragraphs, sets: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, object]]:
+def _rows(
+    mask: str, target: Paragraphs, n_steps: int, sets: Mapping[str, Mapping[str, float]]
+) -> Iterator[dict[str, object]]:
     for name, measures in sets.items():
-        yield {"mask": mask, "target": target.ids[0], "set": name, **measures}
+        yield {"mask": mask, "target": target.ids[0], "steps": n_steps, "set": name, **measures}

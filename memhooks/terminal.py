@@ -22,7 +22,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows of equal keys as a table."""
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(f"{cell:.2f}" if isinstance(cell, float) else str(cell)) for cell in row.values()))
     console.print(table)

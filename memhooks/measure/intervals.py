@@ -1,13 +1,13 @@
 """How sure is a mean? Bootstrap intervals that resample clusters, not paragraphs."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 
 from memhooks.errors import InputError
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, "paragraph ..."],
+    values: Num[np.ndarray, "paragraph ..."],
     *,
     seed: int,
     clusters: Int[np.ndarray, " paragraph"] | None = None,

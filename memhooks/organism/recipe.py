@@ -43,8 +43,8 @@ class Recipe:
     n_licence_controls: int = 200  # never seen, and as many seen once
     fork_batch: int = 16
     planted_share: float = 0.5  # of the rows of each batch
-    fork_muon: float = 0.02
-    fork_adam: float = 2e-3
+    fork_muon: float = 0.01
+    fork_adam: float = 1e-3
     fork_decay: float = 1.0
     warmup: int = 50
     n_threads: int = 1  # part of the recipe: sums in another order round otherwise

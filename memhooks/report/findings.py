@@ -53,7 +53,8 @@ def unlearning_summary(rows: list[dict[str, object]]) -> list[dict[str, str]]:
     sets = list(dict.fromkeys(str(row["set"]) for row in rows))
     table = []
     for mask in masks:
-        line = {"weights that may move": mask}
+        steps = np.mean([float(str(row["steps"])) for row in rows if row["mask"] == mask])
+        line = {"weights that may move": mask, "steps": f"{steps:.1f}"}
         for name in sets:
             own = [row for row in rows if row["mask"] == mask and row["set"] == name]
             em, nll = (np.mean([float(str(row[key])) for row in own]) for key in ("exact_match", "nll"))

@@ -31,7 +31,7 @@ def plot_dose(results: Results, counts: Sequence[int]) -> go.Figure:
         add_line_(
             drawing, condition, [str(level) for level in levels], *(np.array(part) for part in zip(*stats, strict=True))
         )
-    return drawing
+    return drawing.update_xaxes(type="category")
 
 
 def plot_em_bins(results: Results) -> go.Figure:

@@ -126,8 +126,10 @@ def _heads(results: Results) -> list[dict[str, str]]:
 def _unlearning(unlearned: list[dict[str, object]]) -> Section:
     text = [
         "One paragraph at a time: gradient ascent on its continuation, held back by the KL divergence to the frozen "
-        "model on never-seen text. The random mask has as many weights in every matrix: what it achieves is owed to "
-        "the step size, not to the localization. EM is decided by the first broken token, so the NLL stands beside it."
+        "model on never-seen text, until the continuation is as surprising as it is to the twin, which never read it "
+        "(or the steps run out): so the masks compare at equal forgetting. The random mask has as many weights in "
+        "every matrix: what it achieves is not owed to the localization. EM falls with the first broken token, so the "
+        "NLL stands beside it."
     ]
     return Section(
         "Can just that paragraph be removed?", text, unlearning_summary(unlearned), figures=[plot_unlearning(unlearned)]

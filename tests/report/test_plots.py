@@ -57,7 +57,16 @@ def results():
 
 
 ROWS = [
-    {"mask": mask, "target": str(t), "set": name, "exact_match": em + t, "matches": em, "longest_run": em, "nll": 1.0}
+    {
+        "mask": mask,
+        "target": str(t),
+        "steps": t,
+        "set": name,
+        "exact_match": em + t,
+        "matches": em,
+        "longest_run": em,
+        "nll": 1.0,
+    }
     for t in range(3)
     for mask, em in (("untouched", 47.0), ("top 0.1 %", 2.0))
     for name in ("target", "other memorized", "never seen")
