@@ -26,6 +26,7 @@ TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "xaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True},
         "yaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True},
+        "title": {"x": 0.01, "xanchor": "left"},
         "modebar": {"orientation": "v"},  # beside the figure, not over its title
         "legend": {"orientation": "h", "y": -0.22},
         "margin": {"l": 70, "r": 20, "t": 60, "b": 60},

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from memhooks.report.findings import centre_of_mass, concentration, findings, recited_in_full, unlearning_summary
+from memhooks.measure.intervals import bootstrap_mean
+from memhooks.report.findings import (
+    centre_of_mass,
+    concentration,
+    findings,
+    most_negative_head,
+    recited_in_full,
+    restored_in_the_middle,
+    unlearning_summary,
+)
 from memhooks.report.plots import (
     plot_attention,
     plot_dose,
@@ -52,6 +61,8 @@ def results():
         )
         found["attention"][name] = attention.assign_coords(layer=range(4), head=range(4))
         patching = dataset(rng, shift, drop_in_nll=(("paragraph", "site", "layer"), (20, 2, 4)))
+        damage = {"clean_nll": ("paragraph", np.zeros(20)), "corrupted_nll": ("paragraph", np.full(20, 2.0))}
+        patching = patching.assign(damage)
         found["patching"][name] = patching.assign_coords(site=["resid_pre", "attn_out"], layer=range(4))
     return found
 
@@ -117,6 +128,28 @@ def test_findings_say_yes_where_there_is_a_difference_and_no_where_there_is_none
     mass = rows["centre of mass of |gradient| over layers"]
     assert "[" in mass["A minus twin"]
     assert recited_in_full(results["recitation"])[0]["recited in full"] == "20 of 20"
+
+
+def test_the_share_undone_is_relative_to_the_mean_damage(results):
+    one = results["patching"]["memorized"]
+    slow = one["drop_in_nll"].values[:, 0, 2] / 2.0
+    assert restored_in_the_middle(one) == pytest.approx(slow)
+
+
+def test_the_head_is_not_judged_on_the_paragraphs_that_chose_it():
+    """Pure noise: a head chosen and judged on the same rows would look more negative than the twin's."""
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(40):
+        noise = {
+            name: xr.Dataset({"spearman": (("paragraph", "layer", "head"), rng.normal(size=(40, 8, 8)))})
+            for name in CONDITIONS
+        }
+        head = most_negative_head(noise["memorized"].isel(paragraph=slice(0, None, 2)))
+        judged = noise["memorized"]["spearman"].values[1::2, *head] - noise["twin"]["spearman"].values[1::2, *head]
+        _, low, high = bootstrap_mean(judged, seed=0)
+        verdicts.append(low * high > 0)
+    assert np.mean(verdicts) < 0.2
 
 
 def test_pooled_quantities_equal_their_definitions():
