@@ -18,6 +18,7 @@ test: $(READY) ## format, lint, types, import order, tests with shape checks, no
 	$(BIN)/pytest -q --nbmake notebooks -o addopts=""
 
 bench: $(READY) ## speed against named peers, as ratios
+	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.recitation
 
 organism: $(READY) ## make the bundled models anew from their pinned texts (about two hours)

