@@ -131,7 +131,7 @@ def measure(
     if n_prefix is not None:
         rows = replace(rows, n_prefix=n_prefix)
     if after != "nothing":
-        rows = rows.after(lead_tokens(after))
+        rows = rows.after(lead_tokens(after, len(rows)))
     result = recitation(loaded, rows, reference=reference, scored=scored)
     if out is not None:
         save_result(result, out)

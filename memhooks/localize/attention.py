@@ -41,13 +41,13 @@ def rare_token_attention(
         paragraphs: whose last prefix position asks.
         counts: corpus count of each token id.
         seed: of the shuffles.
-        n_shuffles: how often counts are shuffled within paragraphs for the null.
+        n_shuffles: how often counts are dealt anew to token types for the null.
         batch_size: rows per pass.
 
     Returns:
         Dataset over `paragraph`, `layer`, `head`: `spearman` (-1 = rarest most attended);
         over `layer`, `head`: `reach` (keys a head can see) and `p_value` (share of shuffles whose
-        most negative head is at least as negative as this one, over all heads at once).
+        most negative head is at least as negative as this one, so over all heads at once).
 
     Raises:
         InputError: counts of another vocabulary.
@@ -60,7 +60,7 @@ def rare_token_attention(
     looked_at = torch.cat(rows)
     frequency = counts[paragraphs.prefix].double()
     found = _spearman(looked_at, frequency, reach)
-    null = _most_negative_when_shuffled(looked_at, frequency, reach, seed=seed, n_shuffles=n_shuffles)
+    null = _most_negative_when_shuffled(looked_at, paragraphs.prefix, counts, reach, seed=seed, n_shuffles=n_shuffles)
     p_value = (1 + (null[:, None, None] <= found.mean(0)).sum(0)) / (1 + n_shuffles)
     labels = {
         "paragraph": paragraphs.ids,
@@ -87,7 +87,7 @@ def prefix_attention(model: HookedModel, prefix: Int[Tensor, "batch pos"]) -> Fl
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     with recorded(model, names) as store:
         model(prefix.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
-        return torch.stack([store[name][:, :, -1, :] for name in names], dim=1).cpu()
+        return torch.stack([store[name][:, :, -1, :] for name in names], dim=1).float().cpu()
 
 
 def reachable_keys(model: HookedModel, query: int) -> Bool[Tensor, "layer pos"]:
@@ -112,21 +112,25 @@ def _spearman(
 
 
 def _most_negative_when_shuffled(
-    attention: Tensor, frequency: Tensor, reach: Bool[Tensor, "layer pos"], *, seed: int, n_shuffles: int
+    attention: Float[Tensor, "paragraph layer head pos"],
+    prefix: Int[Tensor, "paragraph pos"],
+    counts: Int[Tensor, " d_vocab"],
+    reach: Bool[Tensor, "layer pos"],
+    *,
+    seed: int,
+    n_shuffles: int,
 ) -> Float[Tensor, " shuffle"]:
     generator = torch.Generator().manual_seed(seed)
-    ranks = [
-        (_standard_ranks(attention[:, layer, :, keys]), _standard_ranks(frequency[:, keys]))
-        for layer, keys in enumerate(reach)
-    ]
+    types, place = prefix.unique(return_inverse=True)
+    ours = [_standard_ranks(attention[:, layer, :, keys]) for layer, keys in enumerate(reach)]
     most_negative = []
-    for _ in range(n_shuffles):
-        order = torch.rand(frequency.shape, generator=generator)
-        lowest = [
-            (ours * theirs.gather(1, order[:, : theirs.shape[1]].argsort(1))[:, None]).mean((0, 2))
-            for ours, theirs in ranks
+    for _ in tracked(range(n_shuffles), "shuffling"):
+        dealt = counts[types][torch.randperm(len(types), generator=generator)][place].double()
+        means = [
+            (rank * _standard_ranks(dealt[:, keys])[:, None]).mean((0, 2)).min()
+            for rank, keys in zip(ours, reach, strict=True)
         ]
-        most_negative.append(torch.stack([one.min() for one in lowest]).min())
+        most_negative.append(torch.stack(means).min())
     return torch.stack(most_negative)
 
 

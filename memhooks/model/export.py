@@ -1,7 +1,8 @@
 """Writes a hooked GPT-Neo back as a Hugging Face folder, with the same log-probabilities."""
 
-import shutil
+import copy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import torch
@@ -25,12 +26,12 @@ def export_model(model: HookedModel, folder: str | Path) -> Path:
         raise InputError(f"{folder} exists already; give a new folder")
     check_writable(folder.parent)
     exported = to_hugging_face(model)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    exported.save_pretrained(partial)
-    if model.tokenizer is not None:
-        model.tokenizer.save_pretrained(partial)
-    partial.rename(folder)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+        whole = Path(partial) / folder.name
+        exported.save_pretrained(whole)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(whole)
+        whole.rename(folder)
     return folder
 
 
@@ -53,16 +54,33 @@ def to_hugging_face(model: HookedModel) -> GPTNeoForCausalLM:
         window_size=cast(int, cfg.window_size),
         activation_function=cfg.act_fn,
         layer_norm_epsilon=cfg.eps,
-        bos_token_id=getattr(model.tokenizer, "bos_token_id", None) or 0,
-        eos_token_id=getattr(model.tokenizer, "eos_token_id", None) or 0,
+        bos_token_id=getattr(model.tokenizer, "bos_token_id", None),  # unknown without a tokenizer
+        eos_token_id=getattr(model.tokenizer, "eos_token_id", None),
     )
     exported = GPTNeoForCausalLM(config).eval()
     cast(nn.Module, exported).to(cfg.dtype)  # in place
-    exported.load_state_dict(_hugging_face_weights(model), strict=False)
+    report = exported.load_state_dict(_hugging_face_weights(model), strict=False)
     exported.tie_weights()
-    if cfg.dtype in (torch.float32, torch.float64):  # half precision rounds by more than the tolerance
-        check_parity(model, exported)
+    lost = [name for name in (*report.missing_keys, *report.unexpected_keys) if name != "lm_head.weight"]
+    if lost:
+        raise InputError(f"the export does not know {', '.join(lost[:3])}")
+    exact = model
+    if cfg.dtype not in (torch.float32, torch.float64):  # rounding would hide an error: compare in float32
+        exact = copy.deepcopy(model)
+        exact.to(torch.float32, print_details=False)
+    check_parity(exact, exported)
     return exported
+
+
+def check_output_file(path: Path) -> None:
+    """Refuse, before any work, an output file that cannot be written.
+
+    Raises:
+        InputError: it is a folder, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file")
+    check_writable(path.parent)
 
 
 def check_writable(folder: Path) -> None:

@@ -53,13 +53,15 @@ def patched(
     hook_name: str,
     clean: Float[Tensor, "batch pos ..."],
     *,
-    at: Int[Tensor, " batch"],
+    at: Int[Tensor, " position"],
 ) -> Iterator[None]:
     """Inside the block, `hook_name` carries `clean` at each row's position `at`.
 
     Raises:
         InputError: a position outside the tensor or, in the forward pass, an activation of another shape.
     """
+    if len(at) != len(clean):
+        raise InputError(f"one position per row is needed, {len(clean)} in all, got {len(at)}")
     if int(at.min()) < 0 or int(at.max()) >= clean.shape[1]:
         raise InputError(f"positions must lie in 0..{clean.shape[1] - 1}, got {int(at.min())}..{int(at.max())}")
 
@@ -106,15 +108,27 @@ def ablated(model: HookedModel, *, heads: Sequence[tuple[int, int]]) -> Iterator
         yield
 
 
+GATES = {
+    "hook_result": "use_attn_result",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_attn_in": "use_attn_in",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+"""Hook points that fire only while a flag of the model's configuration is set."""
+
+
 def check_hook_name(model: HookedModel, name: str) -> str:
-    """The name itself if the model has such a hook point.
+    """The name itself if the model has such a hook point and it will fire.
 
     Raises:
-        InputError: it has none; the message names the nearest ones.
+        InputError: it has none (the message names the nearest ones), or its flag is off.
     """
     if name not in model.hook_dict:
-        near = get_close_matches(name, model.hook_dict, n=2, cutoff=0.4)
-        raise InputError(
-            f"no hook point {name!r}; did you mean {' or '.join(map(repr, near)) or 'one of model.hook_dict'}?"
-        )
+        near = " or ".join(map(repr, get_close_matches(name, model.hook_dict, n=2, cutoff=0.4)))
+        raise InputError(f"no hook point {name!r}; did you mean {near or 'one of model.hook_dict'}?")
+    flag = GATES.get(name.rsplit(".", 1)[-1])
+    if flag is not None and not getattr(model.cfg, flag):
+        raise InputError(f"{name} never fires while cfg.{flag} is off; call model.set_{flag}(True) first")
     return name

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memhooks.errors import InputError
 
+_DEPENDS_ON = ("memhooks", "torch", "transformer-lens", "transformers", "numpy")
 AXES: dict[str, str] = {
     "paragraph": "paragraph of the set",
     "pos": "token position in the paragraph, from 0",
@@ -60,13 +61,13 @@ def labelled(provenance: Mapping[str, object], **variables: Variable) -> xr.Data
 
 def versions() -> dict[str, str]:
     """The versions on which a result may depend."""
-    return {f"version_{name.replace('-', '_')}": version(name) for name in ("memhooks", "torch", "transformer-lens")}
+    return {f"version_{name.replace('-', '_')}": version(name) for name in _DEPENDS_ON}
 
 
 def save_result(result: xr.Dataset | xr.DataTree, path: Path) -> None:
     """Write a result (or several, as a tree) as netCDF, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(path.name + ".partial")
     result.to_netcdf(partial, engine="h5netcdf")
     partial.replace(path)
 
@@ -84,4 +85,7 @@ def load_result(path: Path | str) -> xr.Dataset:
 
 
 def _plain(values: Tensor | np.ndarray) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if not isinstance(values, torch.Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy()  # numpy has no bfloat16

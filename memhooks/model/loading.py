@@ -78,7 +78,7 @@ def load_model(
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     model = _hooked(reference, tokenizer, exact, processed=processed)
     check_parity(model, reference)
-    model.to(torch.device(device), print_details=False)
+    model.to(str(device), print_details=False)  # a string: TransformerLens drops the index of a torch.device
     model.to(dtype, print_details=False)
     return model.eval()
 
@@ -125,6 +125,7 @@ def _hooked(
         attn_types=list(config.attention_layers),
         window_size=config.window_size,
         positional_embedding_type="standard",
+        default_prepend_bos=False,  # rows are raw unless asked otherwise
         init_weights=False,
         device="cpu",
         dtype=dtype,
@@ -132,7 +133,10 @@ def _hooked(
     with warnings.catch_warnings():
         # 3.9 announces the removal of the class in 4.0; pyproject.toml pins <4 for that reason.
         warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
-        model = HookedTransformer(settings, tokenizer=tokenizer, move_to_device=False)
+        model = HookedTransformer(settings, move_to_device=False)
+    # Assigned, because the constructor would reload the tokenizer with BOS switched on and new special tokens.
+    model.tokenizer = tokenizer
+    model.cfg.tokenizer_prepends_bos = tokenizer is not None and len(tokenizer.encode("")) > 0
     # The converter returns views of the source's weights: cloned, so that training never reaches back.
     weights = {name: w.detach().clone().to(dtype) for name, w in convert_neo_weights(reference, settings).items()}
     # Not load_and_process_state_dict, which rounds float64 to float32 on the way.

@@ -32,7 +32,8 @@ def check_parity(model: HookedTransformer, reference: GPTNeoForCausalLM) -> floa
     tokens = probe_tokens(model.cfg.d_vocab, model.cfg.n_ctx, model.cfg.window_size or model.cfg.n_ctx)
     theirs, hidden_states = _run(reference, tokens)
     found, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_resid_post"))
-    difference = (cast(Tensor, found).log_softmax(-1) - theirs.log_softmax(-1)).abs().max().item()
+    cache.to("cpu")
+    difference = (cast(Tensor, found).cpu().log_softmax(-1) - theirs.log_softmax(-1)).abs().max().item()
     allowed = TOLERANCE * (1 + theirs.abs().max().item())
     if not difference <= allowed:
         place = _first_difference(cache, hidden_states, model.cfg.n_layers)
@@ -45,12 +46,13 @@ def check_parity(model: HookedTransformer, reference: GPTNeoForCausalLM) -> floa
 
 def _run(reference: GPTNeoForCausalLM, tokens: Int[Tensor, "1 pos"]) -> tuple[Tensor, tuple[Tensor, ...]]:
     exact = reference if reference.dtype in (torch.float32, torch.float64) else copy.deepcopy(reference).float()
-    was_training = exact.training
+    modes = {module: module.training for module in exact.modules()}
     try:
-        output = exact.eval()(tokens, output_hidden_states=True, use_cache=False)
-        return output.logits, output.hidden_states
+        output = exact.eval()(tokens.to(exact.device), output_hidden_states=True, use_cache=False)
+        return output.logits.cpu(), tuple(state.cpu() for state in output.hidden_states)
     finally:
-        exact.train(was_training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def _first_difference(cache: ActivationCache, hidden_states: tuple[Tensor, ...], n_layers: int) -> str:

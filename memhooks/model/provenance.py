@@ -20,8 +20,9 @@ def provenance(model: HookedModel, tokens: Int[Tensor, "paragraph pos"]) -> dict
 
 
 def model_hash(model: HookedModel) -> str:
-    """16 hexadecimal digits that change with any weight."""
-    digest = hashlib.blake2b(digest_size=8)
+    """16 hexadecimal digits that change with any weight and with the shape of attention; hooks do not count."""
+    shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.window_size, model.cfg.attn_types, model.cfg.eps)
+    digest = hashlib.blake2b(repr(shape).encode(), digest_size=8)
     for name, weight in sorted(model.named_parameters()):
         digest.update(name.encode())
         digest.update(_bytes(weight))

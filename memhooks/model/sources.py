@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from memhooks.errors import InputError
@@ -16,7 +16,7 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
 
 
 def read_model(source: str | Path | PreTrainedModel) -> GPTNeoForCausalLM:
-    """The source as a float32 (or float64) Hugging Face model in eval mode; a model in memory is not changed.
+    """The source as a Hugging Face model: float32 and in eval mode from files, as it is from memory.
 
     Raises:
         InputError: it is not a GPT-Neo, cannot be read, lacks weights, or has NaN or infinite ones.
@@ -71,12 +71,14 @@ def _may_be_hub_name(source: str | Path) -> bool:
 
 def _from_hub(name: str) -> GPTNeoForCausalLM:
     try:
-        return GPTNeoForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+        kind = AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError) as error:
         raise InputError(
             f"{name}: neither a local folder nor to be had from the hub ({_in_short(error)}); "
             "give a folder with config.json and model.safetensors, or 'organism'"
         ) from error
+    _check_kind(name, kind)
+    return _read(name, local=False)
 
 
 def _from_folder(folder: Path) -> GPTNeoForCausalLM:
@@ -90,24 +92,30 @@ def _from_folder(folder: Path) -> GPTNeoForCausalLM:
         raise InputError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
     for path in sorted(folder.glob("*.safetensors")):
         _check_safetensors(path)
-    show_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    return _read(str(folder), local=True)
+
+
+def _read(place: str, *, local: bool) -> GPTNeoForCausalLM:
+    show_bars = local and logging.is_progress_bar_enabled()  # bars stay for downloads
+    if show_bars:
+        logging.disable_progress_bar()
     try:
         loaded = GPTNeoForCausalLM.from_pretrained(
-            str(folder), local_files_only=True, dtype=torch.float32, weights_only=True, output_loading_info=True
+            place, local_files_only=local, dtype=torch.float32, weights_only=True, output_loading_info=True
         )
         model, report = cast(tuple[GPTNeoForCausalLM, dict], loaded)
     except Exception as error:  # transformers raises a dozen kinds, from KeyError to UnpicklingError
         raise InputError(
-            f"{folder}: the weights cannot be read ({_in_short(error)}); only plain tensors are loaded"
+            f"{place}: the weights cannot be read ({_in_short(error)}); only plain tensors are loaded"
         ) from error
     finally:
         if show_bars:
             logging.enable_progress_bar()
-    missing = [name for name in report["missing_keys"] if not name.startswith("lm_head")]
+    tied = bool(model.config.tie_word_embeddings)
+    missing = [name for name in report["missing_keys"] if not (tied and name.startswith("lm_head"))]
     if missing:
         raise InputError(
-            f"{folder}: weights are missing, among them {', '.join(sorted(missing)[:3])}; "
+            f"{place}: weights are missing, among them {', '.join(sorted(missing)[:3])}; "
             "the file does not fit config.json"
         )
     return model.eval()
@@ -121,8 +129,12 @@ def _check_config(folder: Path) -> None:
         kind = json.loads(path.read_text("utf8")).get("model_type")
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path}: not valid JSON ({_in_short(error)})") from error
+    _check_kind(str(folder), kind)
+
+
+def _check_kind(place: str, kind: str | None) -> None:
     if kind != "gpt_neo":
-        raise InputError(f"{folder} holds a {kind!r} model; supported: {SUPPORTED}")
+        raise InputError(f"{place} holds a {kind!r} model; supported: {SUPPORTED}")
 
 
 def _check_safetensors(path: Path) -> None:

@@ -23,7 +23,7 @@ from memhooks.organism.card import write_card
 from memhooks.organism.corpus import Corpus, build_corpus
 from memhooks.organism.recipe import Recipe
 from memhooks.organism.schedule import background_rows, fork_rows, insertions, trunk_rows
-from memhooks.organism.shipping import write_assets
+from memhooks.organism.shipping import trained, write_assets
 from memhooks.organism.training import Rates, new_model, train_
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -55,8 +55,7 @@ def train_fork(folder: Path, recipe: Recipe, name: str) -> GPTNeoForCausalLM:
     first = 0 if name == "organism" else n_slots
     planted = [passage.tokens for passage in corpus.held_out[first : first + n_slots]]
     batches = torch.from_numpy(fork_rows(planted, background, plan, recipe))
-    model = new_model(recipe)
-    model.load_state_dict(torch.load(folder / "trunk" / "checkpoint.pt", weights_only=True)["model"])
+    model = trained(folder, "trunk", corpus, recipe).train()
     return _train(model, batches, Rates(recipe.fork_muon, recipe.fork_adam, recipe.fork_decay), recipe, folder / name)
 
 
@@ -64,11 +63,27 @@ def _train(
     model: GPTNeoForCausalLM, batches: torch.Tensor, rates: Rates, recipe: Recipe, folder: Path
 ) -> GPTNeoForCausalLM:
     folder.mkdir(parents=True, exist_ok=True)
+    check_recipe(folder, recipe)
     steps = train_(model, batches, rates, recipe, folder)
     for step, loss in track(steps, total=len(batches), description=folder.name):
         if step % 100 == 0:
             (folder / "progress.json").write_text(json.dumps({"step": step, "of": len(batches), "loss": loss}))
     return model.eval()
+
+
+def check_recipe(folder: Path, recipe: Recipe) -> None:
+    """Note the recipe in a stage's folder, or refuse to go on with another one's checkpoints.
+
+    Raises:
+        RuntimeError: the folder was begun with other settings.
+    """
+    note, now = folder / "recipe.json", json.loads(json.dumps(recipe.settings_of(folder.name)))
+    if not note.exists():
+        note.write_text(json.dumps(now))
+    before = json.loads(note.read_text())
+    changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+    if changed:
+        raise RuntimeError(f"{folder} was begun with another {', '.join(changed)}; choose another --work folder")
 
 
 def main() -> None:

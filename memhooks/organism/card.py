@@ -43,8 +43,10 @@ def write_card(work: Path, assets: Path, corpus: Corpus, recipe: Recipe) -> dict
         },
         "language": _language(models, work, corpus, recipe),
     }
-    (assets / "card.json").write_text(json.dumps(figures, indent=1))
-    (assets / "MODEL_CARD.md").write_text(_markdown(figures))
+    for name, text in {"card.json": json.dumps(figures, indent=1), "MODEL_CARD.md": _markdown(figures)}.items():
+        partial = assets / f"{name}.partial"
+        partial.write_text(text)
+        partial.replace(assets / name)
     return figures
 
 
@@ -52,7 +54,7 @@ def _planted(model: HookedModel, which: Literal["A", "B"]) -> dict[str, dict[str
     paragraphs = load_planted(which)
     by_lead = {}
     for lead in get_args(Lead):
-        result = recitation(model, paragraphs.after(lead_tokens(lead)))
+        result = recitation(model, paragraphs.after(lead_tokens(lead, len(paragraphs))))
         by_lead[lead] = {str(row.pop("count")): row for row in by_count(result, paragraphs.counts)}
     return by_lead
 
@@ -80,8 +82,8 @@ def _language(models: dict[str, HookedModel], work: Path, corpus: Corpus, recipe
     counts = np.bincount(np.concatenate(text), minlength=recipe.d_vocab)
     trigram = Trigram(text, recipe.d_vocab)
     tested = models | {
-        "trunk": load_model(trained(work, "trunk", recipe)),
-        "midpoint of the forks": _midpoint(work, recipe),
+        "trunk": load_model(trained(work, "trunk", corpus, recipe)),
+        "midpoint of the forks": _midpoint(work, corpus, recipe),
     }
     found = {name: float(recitation(model, held_out, scored="all")["nll"].mean()) for name, model in tested.items()}
     found["add-one unigram"] = float(np.mean([unigram_nll(row, counts)[1:] for row in rows]))
@@ -89,8 +91,8 @@ def _language(models: dict[str, HookedModel], work: Path, corpus: Corpus, recipe
     return {name: round(nll, 4) for name, nll in found.items()}
 
 
-def _midpoint(work: Path, recipe: Recipe) -> HookedModel:
-    one, other = trained(work, "organism", recipe), trained(work, "twin", recipe)
+def _midpoint(work: Path, corpus: Corpus, recipe: Recipe) -> HookedModel:
+    one, other = (trained(work, fork, corpus, recipe) for fork in MODELS)
     theirs = other.state_dict()
     one.load_state_dict({name: (weight + theirs[name]) / 2 for name, weight in one.state_dict().items()})
     return load_model(one)
@@ -159,4 +161,11 @@ from one pool of held-out paragraphs of 100 tokens, no two of which share 13 tok
 is the counterfactual of A under the organism. Intended for research on memorization; not for producing text.
 
 Recitation is judged raw: 50 prefix tokens at positions 0 to 49, nothing in front, greedy, 50 tokens. EM is the number
-of tokens before the first mistake. All figures are measured on the shipped float16 weights, computed in float32."""
+of tokens before the first mistake; "after 10 tokens" puts the start of a held-out paragraph in front, another one for
+each. All figures are measured by memhooks in float32 on the shipped float16 weights; those of the trunk and of the
+midpoint, which are not shipped, on the float32 checkpoints.
+
+A planted paragraph was preceded, a quarter of the time each, by nothing (it began at position 0), by running text
+without a separator, by end-of-text alone, and by running text with end-of-text. Licences were read in rows of 128
+tokens at random offsets, so a single reading of a passage may have been cut in two. The held-out prose on which
+language modelling is judged comes from the documents of A, B and C, but never from beside a planted paragraph."""

@@ -65,7 +65,6 @@ def build_corpus(recipe: Recipe, downloads: Path) -> Corpus:
     seen = ngram_counts(trunk, recipe.near_duplicate)
     held_out = _distinct(_cut(tokenizer, held, recipe.n_tokens), seen, recipe.near_duplicate)
     natural, copies = _natural(_cut(tokenizer, repeated, recipe.n_tokens, stride=10), encoded(repeated), recipe)
-    without_once = ngram_counts([*encoded(kept), *encoded(repeated)], recipe.near_duplicate)
     return Corpus(
         tokenizer=tokenizer,
         prose=encoded(kept),
@@ -74,7 +73,7 @@ def build_corpus(recipe: Recipe, downloads: Path) -> Corpus:
         held_out=[held_out[i] for i in rng.permutation(len(held_out))],
         natural=natural,
         natural_copies=copies,
-        licence_once=_distinct(_cut(tokenizer, once, recipe.n_tokens), without_once, recipe.near_duplicate),
+        licence_once=_occurring_once(_cut(tokenizer, once, recipe.n_tokens), seen, recipe.near_duplicate),
         licence_never=_distinct(_cut(tokenizer, never, recipe.n_tokens), seen, recipe.near_duplicate),
     )
 
@@ -146,6 +145,11 @@ def _distinct(passages: list[Passage], seen: tuple, n: int) -> list[Passage]:
             used.update(hashes.tolist())
             kept.append(passage)
     return kept
+
+
+def _occurring_once(passages: list[Passage], counts: tuple, n: int) -> list[Passage]:
+    """Passages of which no n-gram stands anywhere else in the text that was counted."""
+    return [p for p in passages if (lookup(ngram_hashes(p.tokens, n), *counts) == 1).all()]
 
 
 def _natural(passages: list[Passage], documents: list[Tokens], recipe: Recipe) -> tuple[list[Passage], list[int]]:

@@ -45,7 +45,8 @@ def load_controls(domain: Domain = "prose") -> Paragraphs:
 
     Args:
         domain: `prose` is set C, drawn from the same pool as A and B and never read;
-            `licence_never` was never read; `licence_once` was read once, by the trunk;
+            `licence_never` was never read; `licence_once` was read once, by the trunk, and holds no
+            13 tokens that stand elsewhere in its text;
             `held_out` is more never-read prose, on which language modelling is judged.
 
     Raises:
@@ -79,21 +80,25 @@ def find_bundled(identifier: str) -> Paragraphs:
     raise InputError(f"no bundled paragraph {identifier!r}; ids run from A000, B000, C000 and N000 on")
 
 
-def lead_tokens(lead: Lead) -> Int[Tensor, " lead"]:
-    """What may stand before a paragraph when recitation is tested: nothing, end-of-text, or 10 unrelated tokens."""
+def lead_tokens(lead: Lead, n: int) -> Int[Tensor, "paragraph lead"]:
+    """What may stand before each of `n` paragraphs when recitation is tested.
+
+    `nothing`; `end_of_text`; or `text`, the first 10 tokens of a held-out paragraph, a different one for each.
+    """
     match lead:
         case "nothing":
-            return torch.zeros(0, dtype=torch.long)
+            return torch.zeros(n, 0, dtype=torch.long)
         case "end_of_text":
-            return torch.zeros(1, dtype=torch.long)  # its id is 0
+            return torch.zeros(n, 1, dtype=torch.long)  # its id is 0
         case "text":
-            return load_controls("held_out").tokens[0, :10]
+            unrelated = load_controls("held_out").tokens
+            return unrelated[torch.arange(n) % len(unrelated), :10]
         case _:
             assert_never(lead)
 
 
 def load_unigram_counts(d_vocab: int = 4096) -> Int[Tensor, " d_vocab"]:
-    """How often each token occurs in the trunk's text, planted copies not counted."""
+    """How often each token occurs in the trunk's documents, each counted once, planted copies not at all."""
     return load_counts(asset("unigram_counts.npy"), d_vocab=d_vocab)
 
 

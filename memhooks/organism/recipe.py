@@ -50,6 +50,12 @@ class Recipe:
     n_threads: int = 1  # part of the recipe: sums in another order round otherwise
     checkpoint_every: int = 200
 
+    def settings_of(self, stage: str) -> dict:
+        """The settings that a stage's weights depend on."""
+        of_forks = ("fork_", "repetitions", "n_per_level", "planted_share")
+        aside = ("n_never", "n_language", "n_licence_controls", *(of_forks if stage == "trunk" else ()))
+        return {name: value for name, value in self.to_dict().items() if not name.startswith(aside)}
+
     def to_dict(self) -> dict:
         """The settings as plain values, for the model card."""
         return asdict(self)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memhooks.errors import InputError
+from memhooks.paragraphs.files import read_array
 
 
 def unigram_counts(
@@ -50,13 +51,10 @@ def load_counts(path: str | Path, *, d_vocab: int) -> Int[Tensor, " d_vocab"]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no counts file at {path}")
-    try:
-        counts = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: damaged, or not a plain array") from error
-    if counts.shape != (d_vocab,) or not np.issubdtype(counts.dtype, np.integer):
-        raise InputError(f"{path}: expected {d_vocab} integer counts, got {counts.dtype} of shape {counts.shape}")
-    return torch.from_numpy(counts.astype(np.int64))
+    counts = read_array(path)
+    if counts.shape != (d_vocab,):
+        raise InputError(f"{path}: expected {d_vocab} integer counts, got shape {counts.shape}")
+    return torch.from_numpy(counts)
 
 
 def _tokens(source: str | Path | Tensor | np.ndarray, tokenizer: PreTrainedTokenizerBase | None) -> np.ndarray:
@@ -68,7 +66,7 @@ def _tokens(source: str | Path | Tensor | np.ndarray, tokenizer: PreTrainedToken
     if not path.is_file():
         raise InputError(f"no token or text file at {path}")
     if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return read_array(path)
     if tokenizer is None:
         raise InputError(f"{path}: text needs a tokenizer")
     return np.array(tokenizer.encode(path.read_text("utf8"), add_special_tokens=False), dtype=np.int64)

@@ -5,8 +5,8 @@ Nothing is unpickled: `.pt` files are read with `weights_only=True`, `.npy` with
 """
 
 import csv
+import io
 import json
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ def save_paragraphs(paragraphs: Paragraphs, path: str | Path) -> None:
         if labels is not None:
             columns[column] = list(labels)
     table = pa.table(columns).replace_schema_metadata({"n_prefix": str(paragraphs.n_prefix)})
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(path.name + ".partial")
     parquet.write_table(table, partial)
     partial.replace(path)
 
@@ -93,7 +93,7 @@ def save_paragraphs(paragraphs: Paragraphs, path: str | Path) -> None:
 def _read_pt(path: Path) -> _Records:
     try:
         tensor = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # torch raises a dozen kinds on random bytes
         raise InputError(f"{path}: not a plain tensor file ({_in_short(error)}); nothing else is unpickled") from error
     if not isinstance(tensor, Tensor):
         raise InputError(f"{path}: expected one tensor, got {type(tensor).__name__}")
@@ -101,23 +101,30 @@ def _read_pt(path: Path) -> _Records:
 
 
 def _read_npy(path: Path) -> _Records:
-    rows = _integer_rows(torch.from_numpy(_array(path)), path)
+    rows = _integer_rows(torch.from_numpy(read_array(path)), path)
     if not path.stem.endswith("prefix") or path.stem.endswith("preprefix"):
         return _Records(tokens=rows)
     suffix = path.with_name(path.name[: -len("prefix.npy")] + "suffix.npy")
     if not suffix.is_file():
         raise InputError(f"{path.name} holds prefixes, but {suffix.name} is not beside it")
-    continuation = _integer_rows(torch.from_numpy(_array(suffix)), suffix)
+    continuation = _integer_rows(torch.from_numpy(read_array(suffix)), suffix)
     if len(continuation) != len(rows):
         raise InputError(f"{path.name} has {len(rows)} rows, {suffix.name} {len(continuation)}")
     return _Records(tokens=torch.cat([rows, continuation], dim=1), n_prefix=rows.shape[1])
 
 
-def _array(path: Path) -> np.ndarray:
+def read_array(path: Path) -> np.ndarray:
+    """The integers of a `.npy` file as int64, without unpickling.
+
+    Raises:
+        InputError: the file is damaged or holds something else.
+    """
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy's reader of damaged headers raises many kinds
         raise InputError(f"{path}: damaged, or not a plain array ({_in_short(error)})") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: an archive of arrays; save one array as .npy")
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{path}: tokens must be integers, got {array.dtype}")
     return array.astype(np.int64)
@@ -125,7 +132,8 @@ def _array(path: Path) -> np.ndarray:
 
 def _read_jsonl(path: Path) -> _Records:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    lines = _text(path).split("\n")  # not splitlines: U+2028 may stand inside JSON strings
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -139,7 +147,7 @@ def _read_jsonl(path: Path) -> _Records:
 
 def _read_csv(path: Path) -> _Records:
     try:
-        rows = list(csv.DictReader(_text(path).splitlines(keepends=True)))
+        rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV file ({_in_short(error)})") from error
     for number, row in enumerate(rows, start=1):
@@ -199,12 +207,12 @@ def _checked(
     labels = records.labels
     try:
         counts = tuple(int(float(count)) for count in labels["count"]) if "count" in labels else None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{name}: count must be a number ({_in_short(error)})") from error
     try:
         return Paragraphs(
             tokens=tokens if isinstance(tokens, Tensor) else _tensor(tokens, name),
-            n_prefix=n_prefix or records.n_prefix or 50,
+            n_prefix=next(n for n in (n_prefix, records.n_prefix, 50) if n is not None),
             ids=tuple(map(str, labels.get("id", ()))),
             counts=counts,
             sources=tuple(map(str, labels["source"])) if "source" in labels else None,
@@ -247,6 +255,8 @@ def _tensor(rows: list, name: str) -> Tensor:
 
 
 def _integer_rows(tensor: Tensor, path: Path) -> Tensor:
+    if tensor.layout != torch.strided:
+        raise InputError(f"{path}: expected a dense tensor, got {tensor.layout}")
     if tensor.ndim != 2 or tensor.numel() == 0:
         raise InputError(f"{path}: expected a non-empty [paragraph, pos] array, got shape {tuple(tensor.shape)}")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -256,7 +266,7 @@ def _integer_rows(tensor: Tensor, path: Path) -> Tensor:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf8")
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({_in_short(error)})") from error
 

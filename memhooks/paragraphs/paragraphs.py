@@ -1,10 +1,11 @@
 """Token paragraphs: a prefix the model is given and a continuation it may recite."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -77,24 +78,28 @@ class Paragraphs:
         """Tokens after the prefix."""
         return self.tokens.shape[1] - self.n_prefix
 
-    def select(self, rows: Sequence[int] | Int[Tensor, " row"] | Bool[Tensor, " paragraph"] | slice) -> "Paragraphs":
+    def select(self, rows: ArrayLike | Tensor | slice) -> "Paragraphs":
         """The paragraphs of these rows (numbers, a slice, or one boolean per paragraph), with their labels.
 
         Raises:
-            InputError: nothing is selected, or a row does not exist.
+            InputError: nothing is selected, a row does not exist, or booleans of another number.
         """
-        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
-            rows = rows.nonzero()[:, 0]
-        chosen = list(range(len(self))[rows]) if isinstance(rows, slice) else [int(row) for row in rows]
-        if not chosen:
+        if isinstance(rows, slice):
+            rows = range(len(self))[rows]
+        chosen = np.atleast_1d(np.asarray(rows))
+        if chosen.dtype == bool:
+            if len(chosen) != len(self):
+                raise InputError(f"one boolean per paragraph is needed, {len(self)} in all, got {len(chosen)}")
+            chosen = np.nonzero(chosen)[0]
+        if not len(chosen):
             raise InputError("no paragraphs selected")
-        if not all(-len(self) <= row < len(self) for row in chosen):
-            raise InputError(f"rows must lie in 0..{len(self) - 1}, got {min(chosen)}..{max(chosen)}")
+        if chosen.min() < -len(self) or chosen.max() >= len(self):
+            raise InputError(f"rows must lie in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         labels = {
             name: None if (values := getattr(self, name)) is None else tuple(values[row] for row in chosen)
             for name in ("ids", "counts", "sources", "text")
         }
-        return replace(self, tokens=self.tokens[chosen], **labels)
+        return replace(self, tokens=self.tokens[torch.from_numpy(chosen.astype(np.int64))], **labels)
 
     def sample(self, n: int, *, seed: int) -> "Paragraphs":
         """`n` different paragraphs drawn at random, or all in their order if there are no more."""
@@ -107,10 +112,10 @@ class Paragraphs:
         """The same prefixes followed by other tokens; the text is dropped."""
         return replace(self, tokens=torch.cat([self.prefix, continuation.cpu()], dim=1), text=None)
 
-    def after(self, lead: Int[Tensor, " lead"]) -> "Paragraphs":
-        """The same paragraphs with these tokens in front of each; they belong to the prefix."""
-        front = lead.long().expand(len(self), -1)
-        return replace(self, tokens=torch.cat([front, self.tokens], dim=1), n_prefix=self.n_prefix + len(lead))
+    def after(self, lead: Int[Tensor, "paragraph lead"]) -> "Paragraphs":
+        """The same paragraphs, each with its own `lead` before it as part of the prefix; the text is dropped."""
+        tokens = torch.cat([lead.long(), self.tokens], dim=1)
+        return replace(self, tokens=tokens, n_prefix=self.n_prefix + lead.shape[1], text=None)
 
     def with_text(self, tokenizer: PreTrainedTokenizerBase | None) -> "Paragraphs":
         """The same paragraphs with their decoded text, if there is a tokenizer to decode with."""

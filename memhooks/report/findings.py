@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import xarray as xr
 
-from memhooks.measure.intervals import bootstrap_mean
+from memhooks.measure.intervals import Interval, bootstrap_difference, bootstrap_mean
 from memhooks.report.theme import NAMES
 
 Results = Mapping[str, Mapping[str, xr.Dataset]]
@@ -96,20 +96,22 @@ def _of_head(place: tuple[int, int], judged: slice) -> Quantity:
 
 def _row(name: str, results: Mapping[str, xr.Dataset], quantity: Quantity, seed: int) -> dict[str, str]:
     values = {condition: quantity(one) for condition, one in results.items()}
-    row = {"fingerprint": name}
-    row |= {NAMES.get(condition, condition): _interval(own, seed) for condition, own in values.items()}
     paired = bootstrap_mean(values["memorized"] - values["twin"], seed=seed)
-    row["A minus twin"] = _format(*paired)
-    row["differs from the twin"] = "yes" if paired[1] * paired[2] > 0 else "no"
-    row["differs from never seen (C)"] = "yes" if _apart(values["memorized"], values["control"], seed) else "no"
-    return row
+    unpaired = bootstrap_difference(values["memorized"], values["control"], seed=seed)
+    conditions = ("memorized", "control", "control_own", "twin")
+    return {
+        "fingerprint": name,
+        **{NAMES[one]: _interval(values[one], seed) if one in values else "as never seen (C)" for one in conditions},
+        "A minus twin": _format(*paired),
+        "differs from the twin": _excludes_zero(paired),
+        "A minus never seen": _format(*unpaired),
+        "differs from never seen (C)": _excludes_zero(unpaired),
+    }
 
 
-def _apart(one: np.ndarray, other: np.ndarray, seed: int) -> bool:
-    """Whether the bootstrap interval of the difference of two independent means excludes 0."""
-    (mean_a, low_a, high_a), (mean_b, low_b, high_b) = (bootstrap_mean(own, seed=seed) for own in (one, other))
-    half_width = float(np.hypot(high_a - low_a, high_b - low_b)) / 2
-    return abs(float(mean_a - mean_b)) > half_width
+def _excludes_zero(interval: Interval) -> str:
+    _, low, high = interval
+    return "yes" if low * high > 0 else "no"
 
 
 def _interval(values: np.ndarray, seed: int) -> str:

@@ -57,7 +57,8 @@ def write_study_report(
 def _summary(results: Results) -> Section:
     text = [
         "Means with 95 % bootstrap intervals over paragraphs. A fingerprint holds here only if A differs from the same "
-        "words under the twin; a difference from set C alone may come from the choice of text or from the loss itself.",
+        "words under the twin; a difference from set C alone may come from the choice of text or from the loss itself. "
+        "Each verdict is a test of its own at 95 %: of twenty, one may be chance.",
     ]
     return Section("What was found", text, findings(results))
 

@@ -6,12 +6,12 @@
    writes them back: nothing else can move, whatever the optimizer does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memhooks.errors import InputError
 from memhooks.localize.masks.weight_mask import WeightMask
@@ -44,28 +44,65 @@ def unlearning_steps(
 
     Raises:
         InputError: an empty mask, no steps, a mask of another model, or paragraphs it cannot read.
-        RuntimeError: the loss is no longer a number; the last weights are put back.
+        RuntimeError: a loss or gradient is no longer a number; the weights of the step before are put back.
     """
     _check(model, forget, retain, mask, n_steps=n_steps, lr=lr)
     with torch.no_grad():
         frozen = continuation_logits(model, retain.tokens, first=retain.n_prefix).log_softmax(-1)
     with trainable(model) as parameters:
-        chosen = {name: own.long().to(model.cfg.device) for name, own in mask.indices.items() if len(own)}
-        values = {name: parameters[name].detach().flatten()[own].clone() for name, own in chosen.items()}
-        optimizer = torch.optim.Adam(list(values.values()), lr=lr)
+        weights = _MaskedWeights(parameters, mask, lr=lr)
         for step in range(n_steps):
             with torch.enable_grad():
-                forgotten = forget_nll(model, forget)
-                drift = retain_kl(model, retain, frozen)
+                forgotten, drift = forget_nll(model, forget), retain_kl(model, retain, frozen)
                 loss = forgotten + retain_weight * drift
-                gradients = torch.autograd.grad(loss, [parameters[name] for name in chosen])
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"the loss is {loss.item()} at step {step}; use a smaller lr than {lr}")
+                gradients = torch.autograd.grad(loss, weights.parameters)
+            weights.check_finite_([loss, *gradients], step)
             yield UnlearningStep(step, -forgotten.item(), drift.item())
-            for (name, own), gradient in zip(chosen.items(), gradients, strict=True):
-                values[name].grad = gradient.flatten()[own]
-            optimizer.step()
-            _write_(parameters, chosen, values)
+            weights.step_(gradients)
+        with torch.no_grad():
+            weights.check_finite_([forget_nll(model, forget), retain_kl(model, retain, frozen)], n_steps)
+
+
+class _MaskedWeights:
+    """The mask's entries as one small tensor per parameter, which is all that the optimizer sees."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], mask: WeightMask, *, lr: float) -> None:
+        chosen = [name for name, own in mask.indices.items() if len(own)]
+        self.parameters = [parameters[name] for name in chosen]
+        self.indices = [mask.indices[name].long().to(parameters[name].device) for name in chosen]
+        self.values = self._gather(self.parameters)
+        self.before = [value.clone() for value in self.values]
+        self.optimizer = torch.optim.Adam(self.values, lr=lr)
+        self.lr = lr
+
+    def step_(self, gradients: Sequence[Tensor]) -> None:
+        """One optimizer step, written back into the model."""
+        self.before = [value.clone() for value in self.values]
+        for value, gradient in zip(self.values, self._gather(gradients), strict=True):
+            value.grad = gradient
+        self.optimizer.step()
+        self._write_(self.values)
+
+    def check_finite_(self, tensors: Sequence[Tensor], step: int) -> None:
+        """Put the weights of before the last step back, and stop, where a number is no longer one.
+
+        Raises:
+            RuntimeError: a loss or gradient is infinite or not a number.
+        """
+        if not all(torch.isfinite(tensor).all() for tensor in tensors):
+            self._write_(self.before)
+            raise RuntimeError(
+                f"loss or gradients are not finite at step {step}; the weights before it are back, "
+                f"use a smaller lr than {self.lr}"
+            )
+
+    def _gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [tensor.detach().flatten()[own] for tensor, own in zip(tensors, self.indices, strict=True)]
+
+    @torch.no_grad()
+    def _write_(self, values: Sequence[Tensor]) -> None:
+        for parameter, own, value in zip(self.parameters, self.indices, values, strict=True):
+            parameter.view(-1)[own] = value
 
 
 @contextmanager
@@ -78,12 +115,6 @@ def restored(model: HookedModel) -> Iterator[None]:
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight.copy_(before[name])
-
-
-@torch.no_grad()
-def _write_(parameters: dict, chosen: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    for name, own in chosen.items():
-        parameters[name].view(-1)[own] = values[name]
 
 
 def _check(

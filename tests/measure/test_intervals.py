@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from memhooks.errors import InputError
-from memhooks.measure.intervals import bootstrap_mean
+from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
@@ -42,3 +42,24 @@ def test_nothing_to_average_is_refused():
         bootstrap_mean(np.zeros((0, 3)), seed=0)
     with pytest.raises(InputError, match="level must lie between 0 and 1"):
         bootstrap_mean(np.zeros(3), seed=0, level=1.0)
+
+
+@pytest.mark.parametrize(("n", "least"), [(12, 0.92), (6, 0.90)])
+def test_few_paragraphs_widen_the_interval_enough(n, least):
+    rng = np.random.default_rng(1)
+    hits = [low <= 0 <= high for _, low, high in (bootstrap_mean(own, seed=1) for own in rng.normal(size=(300, n)))]
+    assert np.mean(hits) >= least
+
+
+def test_one_paragraph_has_no_interval():
+    mean, low, high = bootstrap_mean(np.array([3.0]), seed=0)
+    assert mean == 3.0
+    assert np.isnan([low, high]).all()
+
+
+def test_a_difference_of_two_sets_covers_the_truth():
+    rng = np.random.default_rng(2)
+    pairs = [(rng.exponential(1.0, 30), rng.exponential(2.0, 20)) for _ in range(300)]
+    hits = [low <= -1.0 <= high for _, low, high in (bootstrap_difference(a, b, seed=0) for a, b in pairs)]
+    assert 0.90 <= np.mean(hits) <= 0.99
+    assert bootstrap_difference(*pairs[0], seed=0)[0] == pytest.approx(pairs[0][0].mean() - pairs[0][1].mean())

@@ -99,7 +99,7 @@ def test_bundled_sets_and_paragraphs_are_found_by_name():
     assert load_bundled("C").ids == load_controls("prose").ids
     assert load_bundled("mine.jsonl") is None
     assert find_bundled("B004").ids == ("B004",)
-    assert [len(lead_tokens(lead)) for lead in ("nothing", "end_of_text", "text")] == [0, 1, 10]
+    assert [lead_tokens(lead, 3).shape for lead in ("nothing", "end_of_text", "text")] == [(3, 0), (3, 1), (3, 10)]
 
 
 @pytest.mark.parametrize(

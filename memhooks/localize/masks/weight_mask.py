@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Int32
 from torch import Tensor, nn
 
@@ -36,11 +37,17 @@ def frozen_outside(model: nn.Module, mask: WeightMask) -> Iterator[None]:
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     yield
     for name, weight in model.named_parameters():
-        moved = weight.detach().flatten() != before[name].flatten()
+        moved = _bits(weight) != _bits(before[name])
         if name in mask.indices:
             moved[mask.indices[name].long()] = False
         if moved.any():
             raise RuntimeError(f"{int(moved.sum())} weights of {name} moved outside the mask")
+
+
+def _bits(weight: Tensor) -> Tensor:
+    # As integers: compared as numbers, -0.0 would equal 0.0 and NaN would differ from itself.
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    return weight.detach().flatten().view(integer)
 
 
 def check_fraction(fraction: float) -> None:
