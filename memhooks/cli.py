@@ -110,24 +110,27 @@ def measure(
 
     Examples: `memhooks measure --paragraphs A`;
     `memhooks measure --model path/to/gpt-neo --paragraphs mine.jsonl --out mine.nc`
-    """
-    from memhooks.model.export import check_writable
+    """  # noqa: DOC501 - the docstring is the command's help
+    from memhooks.model.export import check_output_file
 
     if out is not None:
-        check_writable(out.parent)
+        check_output_file(out)
 
     from memhooks.measure.recitation import recitation
     from memhooks.measure.summary import by_count
     from memhooks.model.labelled import save_result
-    from memhooks.model.loading import load_model
+    from memhooks.model.loading import BUNDLED, load_model
     from memhooks.organism.paragraphs import lead_tokens, load_bundled
     from memhooks.paragraphs.files import load_paragraphs
     from memhooks.terminal import print_table
 
+    bundled = load_bundled(paragraphs)
+    if model not in BUNDLED and (bundled is not None or after != "nothing"):
+        raise InputError(
+            f"bundled paragraphs and --after belong to {' and '.join(BUNDLED)}; give {model} a file of its own"
+        )
     loaded = load_model(model)
-    rows = load_bundled(paragraphs) or load_paragraphs(
-        paragraphs, tokenizer=loaded.tokenizer, n_tokens=n_tokens, n_prefix=n_prefix
-    )
+    rows = bundled or load_paragraphs(paragraphs, tokenizer=loaded.tokenizer, n_tokens=n_tokens, n_prefix=n_prefix)
     if n_prefix is not None:
         rows = replace(rows, n_prefix=n_prefix)
     if after != "nothing":
@@ -158,10 +161,10 @@ def inspect(
 
     Example: `memhooks inspect @A340 --figure a340.html`
     """
-    from memhooks.model.export import check_writable
+    from memhooks.model.export import check_output_file
 
     if figure is not None:
-        check_writable(figure.parent)
+        check_output_file(figure)
 
     from memhooks.inspection import inspect_paragraph
     from memhooks.model.loading import load_model
@@ -169,26 +172,35 @@ def inspect(
     from memhooks.terminal import print_inspection, say
 
     loaded = load_model(model)
-    found = inspect_paragraph(loaded, _one_paragraph(text, loaded, n_prefix))
+    found = inspect_paragraph(loaded, _one_paragraph(text, model, loaded, n_prefix))
     print_inspection(found)
     if figure is not None:
-        plot_token_nll(found.tokens, found.recited["nll"].values[0], found.n_prefix).write_html(figure)
+        drawing = plot_token_nll(found.tokens, found.recited["nll"].values[0], found.n_prefix)
+        partial = figure.with_name(figure.name + ".partial")
+        drawing.write_html(partial)
+        partial.replace(figure)
         say(f"figure: {figure}")
 
 
-def _one_paragraph(text: str, model: "HookedModel", n_prefix: int | None) -> "Paragraphs":
-    from memhooks.model.loading import tokenizer_of
+def _one_paragraph(text: str, model_name: str, model: "HookedModel", n_prefix: int | None) -> "Paragraphs":
+    from memhooks.model.loading import BUNDLED, tokenizer_of
     from memhooks.organism.paragraphs import find_bundled
     from memhooks.paragraphs.files import load_paragraphs
 
     if text.startswith("@"):
+        if model_name not in BUNDLED:
+            raise InputError(f"{text} belongs to {' and '.join(BUNDLED)}; give {model_name} a text")
         found = find_bundled(text[1:])
         return found if n_prefix is None else replace(found, n_prefix=n_prefix)
     tokenizer = tokenizer_of(model)
-    length = min(len(tokenizer.encode(text, add_special_tokens=False)), model.cfg.n_ctx)
-    if length < 2:
-        raise InputError(f"the text has {length} tokens; at least 2 are needed, a prefix and something to recite")
-    return load_paragraphs([text], tokenizer=tokenizer, n_tokens=length, n_prefix=n_prefix or length // 2)
+    length = len(tokenizer.encode(text, add_special_tokens=False))
+    if not 2 <= length <= model.cfg.n_ctx:
+        raise InputError(
+            f"the text has {length} tokens; at least 2 are needed, a prefix and something to recite, "
+            f"and at most {model.cfg.n_ctx}, the model's context"
+        )
+    half = length // 2 if n_prefix is None else n_prefix
+    return load_paragraphs([text], tokenizer=tokenizer, n_tokens=length, n_prefix=half)
 
 
 def main() -> None:

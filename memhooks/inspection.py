@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import xarray as xr
 
 from memhooks.measure.perturbation import perturb
-from memhooks.measure.recitation import recitation
+from memhooks.measure.recitation import recitation, score_tokens
 from memhooks.model.hooks import ablated
 from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.progress import tracked
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def inspect_paragraph(model: HookedModel, paragraph: Paragraphs, *, seed: int = 
     `heads` are those whose silencing costs the continuation most, in nats per token;
     `prefix_tokens` those whose replacement does, as (position, token, nats per token).
     """
-    paragraph = paragraph.select([0])
+    paragraph = paragraph.check(model).select([0])
     recited = recitation(model, paragraph, scored="all")
     effect = perturb(model, paragraph, seed=seed)["nll_rise"].values[0]
     texts = [_text(model, token) for token in paragraph.tokens[0].tolist()]
@@ -45,13 +46,18 @@ def inspect_paragraph(model: HookedModel, paragraph: Paragraphs, *, seed: int = 
 
 
 def _top_heads(model: HookedModel, paragraph: Paragraphs, n_top: int) -> list[tuple[str, float]]:
-    base = float(recitation(model, paragraph)["nll"].mean())
+    base = _nll(model, paragraph)
     rises = {}
-    for layer in range(model.cfg.n_layers):
+    for layer in tracked(range(model.cfg.n_layers), "silencing heads"):
         for head in range(model.cfg.n_heads):
             with ablated(model, heads=[(layer, head)]):
-                rises[f"L{layer}H{head}"] = float(recitation(model, paragraph)["nll"].mean()) - base
+                rises[f"L{layer}H{head}"] = _nll(model, paragraph) - base
     return sorted(rises.items(), key=lambda item: -item[1])[:n_top]
+
+
+def _nll(model: HookedModel, paragraph: Paragraphs) -> float:
+    (scores,) = score_tokens(model, paragraph.tokens, first=paragraph.n_prefix)
+    return float(scores.nll.mean())
 
 
 def _text(model: HookedModel, token: int) -> str:

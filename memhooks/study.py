@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from memhooks.errors import InputError
 from memhooks.localize.attention import rare_token_attention
 from memhooks.localize.attribution import weight_gradients, weight_scores
 from memhooks.localize.masks.matched_random import matched_random_weights
@@ -49,7 +50,7 @@ class Settings:
 
     seed: int = 0
     n_controls: int = 200  # recitation: paragraphs of set C
-    n_perturbed: int = 12  # perturbation and patching: paragraphs per condition
+    n_perturbed: int = 16  # perturbation and patching: paragraphs per condition
     n_gradients: int = 32
     n_attention: int = 100
     n_unlearned: int = 4  # paragraphs, unlearned one at a time
@@ -82,6 +83,8 @@ class Study:
             InputError: the folder cannot be written to, or the assets are missing.
         """
         check_writable(self.folder)
+        for old in [*self.folder.glob("results/*.nc"), self.folder / "report.html"]:
+            old.unlink(missing_ok=True)  # results of another run must not stand beside this manifest
         self._write_manifest()
         for stage in STAGES:
             start = time.perf_counter()
@@ -107,6 +110,7 @@ class Study:
         match stage:
             case "recitation":
                 self._keep(stage, {name: recitation(*pair) for name, pair in self._recited().items()})
+                self._check_enough()
             case "perturbation":
                 self._keep(
                     stage, {name: perturb(*pair, seed=s.seed) for name, pair in self.conditions(s.n_perturbed).items()}
@@ -116,6 +120,7 @@ class Study:
             case "attention":
                 counts = load_unigram_counts(self.organism.cfg.d_vocab)
                 pairs = self.conditions(s.n_attention)
+                del pairs["control_own"]  # attention reads the prefix alone, which is that of the control
                 self._keep(
                     stage, {name: rare_token_attention(*pair, counts, seed=s.seed) for name, pair in pairs.items()}
                 )
@@ -143,7 +148,7 @@ class Study:
         return planted.select(torch.from_numpy(recited))
 
     def conditions(self, n: int) -> dict[str, tuple[HookedModel, Paragraphs]]:
-        """The four conditions with `n` paragraphs each, the same ones at every stage."""
+        """The four conditions with up to `n` paragraphs each; a smaller `n` gives other ones of the same sets."""
         memorized = self.memorized.sample(n, seed=self.settings.seed)
         control = load_controls("prose").sample(n, seed=self.settings.seed)
         return {
@@ -152,6 +157,11 @@ class Study:
             "control_own": (self.organism, with_own_continuation(self.organism, control)),
             "twin": (self.twin, memorized),
         }
+
+    def _check_enough(self) -> None:
+        needed, there = self.settings.n_unlearned + 1, int(self.results["recitation"]["memorized"]["full_match"].sum())
+        if there < needed:
+            raise InputError(f"the study needs {needed} paragraphs recited in full, the organism recites {there}")
 
     def _recited(self) -> dict[str, tuple[HookedModel, Paragraphs]]:
         return {
@@ -167,7 +177,9 @@ class Study:
     def _patched(self) -> dict[str, xr.Dataset]:
         found = {}
         for name, (model, paragraphs) in self.conditions(self.settings.n_perturbed).items():
-            tokens, at = corrupted(paragraphs, self.results["perturbation"][name])
+            # The twin meets the very corruption that hurts the organism most.
+            chosen_by = "memorized" if name == "twin" else name
+            tokens, at = corrupted(paragraphs, self.results["perturbation"][chosen_by])
             found[name] = patch_positions(model, paragraphs, tokens, at=at)
         return found
 
@@ -182,16 +194,18 @@ class Study:
             target = targets.select([row])
             goal = float(recitation(self.twin, target)["nll"].mean())
             sets = {"target": target, "other memorized": others, "never seen": held_out}
-            yield from _rows("untouched", target, 0, summary(evaluate(model, sets)))
+            untouched = {"mask": "untouched", "target": target.ids[0], "steps": 0, "reached": False}
+            yield from _rows(untouched, summary(evaluate(model, sets)))
             for name, (mask, lr) in self._masks(target, seed=s.seed + row).items():
                 with restored(model), frozen_outside(model, mask):
                     n_steps = 0
-                    for record in unlearning_steps(model, target, retain, mask, n_steps=s.n_steps + 1, lr=lr):
-                        n_steps = record.step
-                        if record.forget_nll >= goal or n_steps == s.n_steps:
+                    for record in unlearning_steps(model, target, retain, mask, n_steps=s.n_steps, lr=lr):
+                        if record.forget_nll >= goal:
                             break
+                        n_steps = record.step + 1
                     after = summary(evaluate(model, sets))
-                yield from _rows(name, target, n_steps, after)
+                reached = after["target"]["nll"] >= goal
+                yield from _rows({"mask": name, "target": target.ids[0], "steps": n_steps, "reached": reached}, after)
 
     def _masks(self, target: Paragraphs, *, seed: int) -> dict[str, tuple[WeightMask, float]]:
         """The weights that may move in each trial, and how fast."""
@@ -216,6 +230,7 @@ class Study:
             "models": {"organism": model_hash(self.organism), "organism-twin": model_hash(self.twin)},
             "paragraphs": {
                 "A": tensor_hash(load_planted("A").tokens),
+                "unigram counts": tensor_hash(load_unigram_counts()),
                 "C": tensor_hash(load_controls("prose").tokens),
                 "natural": tensor_hash(load_natural().tokens),
             },
@@ -231,6 +246,7 @@ def unlearning_table(rows: list[dict[str, object]]) -> xr.Dataset:
     units = {
         "nll": "nats per continuation token, 0 = certain",
         "steps": "gradient steps",
+        "reached": "whether the target surprises as it does the twin",
         "mask": "",
         "target": "",
         "set": "",
@@ -239,8 +255,6 @@ def unlearning_table(rows: list[dict[str, object]]) -> xr.Dataset:
     return labelled({}, **{name: Variable(own, ("row",), units.get(name, "tokens")) for name, own in columns.items()})
 
 
-def _rows(
-    mask: str, target: Paragraphs, n_steps: int, sets: Mapping[str, Mapping[str, float]]
-) -> Iterator[dict[str, object]]:
+def _rows(trial: Mapping[str, object], sets: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, object]]:
     for name, measures in sets.items():
-        yield {"mask": mask, "target": target.ids[0], "steps": n_steps, "set": name, **measures}
+        yield {**trial, "set": name, **measures}

@@ -1,5 +1,6 @@
 """What the command line prints: tables in which corpus text is text, never markup."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,18 @@ def say(line: str) -> None:
 
 def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows of equal keys as a table."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(name), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(f"{cell:.2f}" if isinstance(cell, float) else str(cell)) for cell in row.values()))
+        cells = (f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row.values())
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could steer the terminal; line breaks and tabs stay."""
+    return "".join(one if one in "\n\t" or unicodedata.category(one) not in ("Cc", "Cf") else "\ufffd" for one in text)
 
 
 def print_inspection(found: "Inspection") -> None:
@@ -34,7 +41,8 @@ def print_inspection(found: "Inspection") -> None:
     nll = found.recited["nll"].values[0][-n_continuation:]
     em = int(found.recited["exact_match"][0])
     say(f"exact match {em} of {n_continuation}; NLL of the continuation {nll.mean():.2f} nats per token")
-    console.print(Text("".join(found.tokens[: found.n_prefix]), style="dim"), Text(found.continuation), sep="")
+    prefix = printable("".join(found.tokens[: found.n_prefix]))
+    console.print(Text(prefix, style="dim"), Text(printable(found.continuation)), sep="")
     heads = [{"head": head, "NLL rise, nats": f"{rise:+.3f}"} for head, rise in found.heads]
     print_table("Heads whose silencing hurts most", heads)
     tokens = [

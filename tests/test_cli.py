@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from memhooks import cli
 from memhooks.errors import InputError
 from memhooks.model.labelled import load_result
 from memhooks.organism.paragraphs import load_planted
+from tests.conftest import tiny_neo
+
+ROWS = torch.arange(60).repeat(2, 1)
 
 
 def run(*arguments):
@@ -43,6 +47,69 @@ def test_unusable_input_ends_in_one_line_and_code_2(arguments, message):
     assert message in done.stderr
     assert done.stderr.strip().count("\n") == 0
     assert done.stdout == ""
+
+
+@pytest.fixture
+def folder(tmp_path, neo):
+    neo.save_pretrained(tmp_path / "neo")
+    return tmp_path
+
+
+def nan_weights(folder):
+    neo = tiny_neo()
+    with torch.no_grad():
+        neo.transformer.wte.weight[0, 0] = float("nan")
+    neo.save_pretrained(folder / "neo")
+
+
+def pickle_weights(folder):
+    (folder / "neo" / "model.safetensors").unlink()
+    torch.save({"trap": Path}, folder / "neo" / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "tokens", "message"),
+    [
+        (lambda f: (f / "neo" / "config.json").write_text('{"model_type": "gpt2"}'), ROWS, "holds a 'gpt2' model"),
+        (lambda f: (f / "neo" / "model.safetensors").write_bytes(b"\0" * 99), ROWS, "damaged or truncated"),
+        (nan_weights, ROWS, "NaN or infinite weights"),
+        (pickle_weights, ROWS, "only plain tensors are loaded"),
+        (lambda f: None, ROWS + 99, "token ids must lie in 0..100"),
+        (lambda f: None, torch.zeros(2, 65, dtype=torch.long), "65 tokens do not fit the model's context of 64"),
+        (lambda f: None, torch.zeros(2, 20, dtype=torch.long), "n_prefix must lie in 1..19"),
+        (lambda f: None, torch.zeros(2, 60), "tokens must be integers"),
+        (lambda f: None, torch.zeros(0, 60, dtype=torch.long), "expected a non-empty"),
+    ],
+)
+def test_each_kind_of_bad_input_is_one_line_and_code_2(folder, monkeypatch, capsys, prepare, tokens, message):
+    prepare(folder)
+    torch.save(tokens, folder / "p.pt")
+    arguments = ["memhooks", "measure", "--model", str(folder / "neo"), "--paragraphs", str(folder / "p.pt")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    printed = capsys.readouterr()
+    assert caught.value.code == 2
+    assert message in printed.err
+    assert printed.err.strip().count("\n") == 0
+    assert printed.out == ""
+
+
+def test_bundled_paragraphs_are_refused_to_foreign_models(folder):
+    with pytest.raises(InputError, match="belong to organism and organism-twin"):
+        CliRunner().invoke(
+            cli.app, ["measure", "--model", str(folder / "neo"), "--paragraphs", "A"], catch_exceptions=False
+        )
+
+
+def test_a_folder_is_refused_as_output_file(tmp_path):
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        CliRunner().invoke(cli.app, ["measure", "--paragraphs", "A", "--out", str(tmp_path)], catch_exceptions=False)
+
+
+def test_text_longer_than_the_context_is_refused():
+    with pytest.raises(InputError, match="at most 128, the model's context"):
+        CliRunner().invoke(cli.app, ["inspect", "we the people " * 200], catch_exceptions=False)
 
 
 def test_an_unwritable_output_folder_is_found_before_any_work():

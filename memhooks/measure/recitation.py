@@ -76,7 +76,11 @@ def recitation(
     n = paragraphs.n_continuation
     hits = torch.cat([one.predicted for one in passes])[:, -n:] == paragraphs.continuation
     ties = (torch.cat([one.gap for one in passes])[:, -n:] < NEAR_TIE).sum(-1)
-    about = provenance(model, paragraphs.tokens) | {"reference": reference, "n_prefix": paragraphs.n_prefix}
+    about = provenance(model, paragraphs.tokens) | {
+        "reference": reference,
+        "n_prefix": paragraphs.n_prefix,
+        "n_continuation": n,
+    }
     loops = torch.tensor([in_loop(row) for row in paragraphs.continuation])
     tokens = "tokens, 0 = none"
     ids = {"paragraph": paragraphs.ids}

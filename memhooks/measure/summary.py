@@ -3,6 +3,8 @@
 import numpy as np
 import xarray as xr
 
+from memhooks.measure.recitation import em_bins
+
 MOST_GROUPS = 40
 
 
@@ -20,11 +22,12 @@ def by_count(result: xr.Dataset, counts: tuple[int, ...] | None) -> list[dict[st
 def means(result: xr.Dataset) -> dict[str, float | int]:
     """What one line says about a set of paragraphs."""
     em = result["exact_match"].values
+    (_, low), *_ = em_bins(int(result.attrs["n_continuation"])).values()
     return {
         "paragraphs": len(em),
         "recited in full": int(result["full_match"].sum()),
         "EM": round(float(em.mean()), 2),
-        "EM <= 10": round(float((em <= 10).mean()), 4),
+        f"EM <= {low}": round(float((em <= low).mean()), 4),
         "matches": round(float(result["matches"].mean()), 2),
         "longest run": round(float(result["longest_run"].mean()), 2),
         "NLL": round(float(result["nll"].mean()), 3),

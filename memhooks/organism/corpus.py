@@ -159,6 +159,6 @@ def _natural(passages: list[Passage], documents: list[Tokens], recipe: Recipe) -
     best_first = np.argsort(-copies, kind="stable")[: int((copies >= recipe.natural_copies).sum())]
     nothing = (np.zeros(0, np.uint64), np.zeros(0, np.int64))
     ranked = [passages[i] for i in best_first]
-    kept = _distinct(ranked, nothing, recipe.n_tokens // 2)  # variants of one text stay, overlaps go
+    kept = _distinct(ranked, nothing, 20)  # each passage is a cluster of its own
     by_source = {passage.source: int(copies[i]) for passage, i in zip(ranked, best_first, strict=True)}
     return kept, [by_source[passage.source] for passage in kept]

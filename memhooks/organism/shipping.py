@@ -51,7 +51,7 @@ def trained(work: Path, stage: str, corpus: Corpus, recipe: Recipe) -> GPTNeoFor
         RuntimeError: the stage has not been run to its end.
     """
     path = work / stage / "checkpoint.pt"
-    state = torch.load(path, weights_only=True) if path.exists() else {"losses": []}
+    state: dict = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else {"losses": []}
     done, planned = len(state["losses"]), n_steps(stage, corpus, recipe)
     if done != planned:
         raise RuntimeError(f"stage {stage} has {done} of {planned} steps; run it to its end first")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Int
@@ -11,6 +12,9 @@ from torch.nn import functional
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from memhooks.organism.recipe import Recipe
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where training runs; the shipped weights were trained on a CPU, and another device rounds differently."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,15 @@ def train_(
     folder: Path,
 ) -> Iterable[tuple[int, float]]:
     """Train in place, yielding (step, loss in nats); goes on from the last checkpoint in `folder`."""
+    cast(nn.Module, model).to(DEVICE)  # in place
     optimizers = _optimizers(model, rates)
     checkpoint = folder / "checkpoint.pt"
     losses: list[float] = []
     if checkpoint.exists():
-        losses = _restore_(model, optimizers, torch.load(checkpoint, weights_only=True))
+        losses = _restore_(model, optimizers, torch.load(checkpoint, weights_only=True, map_location=DEVICE))
     for step in range(len(losses), len(batches)):
         _set_rates_(optimizers, rates, step, len(batches), recipe.warmup)
-        losses.append(_step_(model, optimizers, batches[step]))
+        losses.append(_step_(model, optimizers, batches[step].to(DEVICE)))
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == len(batches):
             _save(checkpoint, model, optimizers, losses)
         yield step, losses[-1]
@@ -80,7 +85,7 @@ def _set_rates_(optimizers: list, rates: Rates, step: int, n_steps: int, warmup:
 
 
 def _step_(model: GPTNeoForCausalLM, optimizers: list, tokens: Int[Tensor, "batch n_ctx"]) -> float:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         logits = model(tokens, use_cache=False).logits
     loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
     loss.backward()

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from memhooks.measure.intervals import Interval, bootstrap_difference, bootstrap_mean
+from memhooks.measure.summary import means
 from memhooks.report.theme import NAMES
 
 Results = Mapping[str, Mapping[str, xr.Dataset]]
@@ -36,34 +37,39 @@ def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
     return [_row(name, results[stage], quantity, seed) for name, stage, quantity in quantities]
 
 
-def recited_in_full(results: Mapping[str, xr.Dataset]) -> list[dict[str, str]]:
+def recited_in_full(results: Mapping[str, xr.Dataset]) -> list[dict[str, str | float | int]]:
     """How many paragraphs of each set are recited in full, and the mean EM."""
+    columns = ("paragraphs", "recited in full", "EM", "EM <= 10", "longest run", "NLL")
+    rows = {name: means(one) for name, one in results.items()}
     return [
-        {
-            "set": NAMES.get(name, name),
-            "recited in full": f"{int(one['full_match'].sum())} of {one.sizes['paragraph']}",
-            "mean exact match": f"{float(one['exact_match'].mean()):.1f} of {one.sizes['pos']}",
-            "EM of at most 10": f"{float((one['exact_match'] <= 10).mean()):.1%}",
-        }
-        for name, one in results.items()
+        {"set": NAMES.get(name, name)} | {column: row[column] for column in columns if column in row}
+        for name, row in rows.items()
     ]
 
 
 def unlearning_summary(rows: list[dict[str, object]]) -> list[dict[str, str]]:
-    """Mean EM and NLL after unlearning, for each mask and paragraph set."""
+    """Mean EM and NLL after unlearning, for each mask and paragraph set, and how many trials reached their goal."""
     masks = list(dict.fromkeys(str(row["mask"]) for row in rows))
     sets = list(dict.fromkeys(str(row["set"]) for row in rows))
     table = []
     for mask in masks:
-        steps = np.mean([float(str(row["steps"])) for row in rows if row["mask"] == mask])
-        line = {"weights that may move": mask, "steps": f"{steps:.1f}"}
+        trials = [row for row in rows if row["mask"] == mask and row["set"] == "target"]
+        reached = sum(bool(row["reached"]) for row in trials)
+        line = {
+            "weights that may move": mask,
+            "steps": _mean(trials, "steps", 1),
+            "reached": f"{reached} of {len(trials)}",
+        }
         for name in sets:
             own = [row for row in rows if row["mask"] == mask and row["set"] == name]
-            em, nll = (np.mean([float(str(row[key])) for row in own]) for key in ("exact_match", "nll"))
-            line[f"{name}: EM"] = f"{em:.1f}"
-            line[f"{name}: NLL"] = f"{nll:.2f}"
+            line[f"{name}: EM"] = _mean(own, "exact_match", 1)
+            line[f"{name}: NLL"] = _mean(own, "nll", 2)
         table.append(line)
     return table
+
+
+def _mean(rows: list[dict[str, object]], column: str, digits: int) -> str:
+    return f"{np.mean([float(str(row[column])) for row in rows]):.{digits}f}"
 
 
 def most_negative_head(result: xr.Dataset) -> tuple[int, int]:

@@ -18,7 +18,7 @@ _SEED = 0  # of the intervals drawn
 
 def plot_dose(results: Results, counts: Sequence[int]) -> go.Figure:
     """EM of each planted level, under the model that read it and under its twin."""
-    length = int(results["memorized"].sizes["pos"])
+    length = int(results["memorized"].attrs["n_continuation"])
     drawing = figure(
         title="Recitation grows with repetition, and only in the model that read the text",
         x="times planted (k)",
@@ -39,7 +39,7 @@ def plot_em_bins(results: Results) -> go.Figure:
     drawing = figure(title="How much of each set is recited", x="exact match (tokens)", y="share of paragraphs")
     for condition, result in results.items():
         em = result["exact_match"].values
-        bins = em_bins(int(result.sizes["pos"]))
+        bins = em_bins(int(result.attrs["n_continuation"]))
         shares = [float(((em >= low) & (em <= high)).mean()) for low, high in bins.values()]
         drawing.add_bar(
             x=list(bins),
@@ -135,10 +135,11 @@ def plot_patching(results: Results) -> go.Figure:
     drawing.update_layout(template=TEMPLATE, height=420, title="Restoring the clean activation at the replaced token")
     for column, site in enumerate(sites, start=1):
         for condition, result in results.items():
-            stats = bootstrap_mean(result.sel(site=site)["drop_in_nll"].values, seed=_SEED)
+            damage = float((result["corrupted_nll"] - result["clean_nll"]).mean())
+            stats = bootstrap_mean(result.sel(site=site)["drop_in_nll"].values / damage, seed=_SEED)
             add_line_(drawing, condition, result["layer"].values.tolist(), *stats, column=column)
     drawing.update_xaxes(title_text="layer")
-    return drawing.update_yaxes(title_text="NLL rise undone, nats per token", col=1)
+    return drawing.update_yaxes(title_text="share of the damage undone", col=1)
 
 
 def plot_unlearning(table: Sequence[Mapping[str, object]]) -> go.Figure:
@@ -150,17 +151,26 @@ def plot_unlearning(table: Sequence[Mapping[str, object]]) -> go.Figure:
     )
     masks = list(dict.fromkeys(str(row["mask"]) for row in table))
     for name, colour in (("target", COLOURS["memorized"]), ("other memorized", COLOURS["natural"])):
-        stats = [
-            bootstrap_mean(
-                np.array([row["exact_match"] for row in table if row["mask"] == mask and row["set"] == name]),
-                seed=_SEED,
-            )
+        trials = {
+            mask: [float(str(row["exact_match"])) for row in table if row["mask"] == mask and row["set"] == name]
             for mask in masks
-        ]
-        mean, low, high = (np.array(part) for part in zip(*stats, strict=True))
-        error = {"type": "data", "array": high - mean, "arrayminus": mean - low}
-        drawing.add_bar(x=masks, y=mean, name=name, marker_color=colour, error_y=error)
-    return drawing
+        }
+        drawing.add_bar(
+            x=masks, y=[float(np.mean(em)) for em in trials.values()], name=name, marker_color=colour, offsetgroup=name
+        )
+        drawing.add_box(  # few trials: every point, no interval
+            x=[mask for mask, em in trials.items() for _ in em],
+            y=[one for em in trials.values() for one in em],
+            offsetgroup=name,
+            boxpoints="all",
+            jitter=0.4,
+            pointpos=0,
+            fillcolor="rgba(0,0,0,0)",
+            line={"color": "rgba(0,0,0,0)"},
+            marker={"color": "#222", "size": 5},
+            showlegend=False,
+        )
+    return drawing.update_layout(boxmode="group", barmode="group")
 
 
 def plot_token_nll(tokens: Sequence[str], nll: np.ndarray, n_prefix: int) -> go.Figure:

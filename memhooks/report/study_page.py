@@ -127,10 +127,12 @@ def _heads(results: Results) -> list[dict[str, str]]:
 def _unlearning(unlearned: list[dict[str, object]]) -> Section:
     text = [
         "One paragraph at a time: gradient ascent on its continuation, held back by the KL divergence to the frozen "
-        "model on never-seen text, until the continuation is as surprising as it is to the twin, which never read it "
-        "(or the steps run out): so the masks compare at equal forgetting. The random mask has as many weights in "
-        "every matrix: what it achieves is not owed to the localization. EM falls with the first broken token, so the "
-        "NLL stands beside it."
+        "model on never-seen text. A trial stops at the first step at which the continuation is at least as surprising "
+        "as to the twin, which never read it; 'reached' counts the trials that got there before the steps ran out, and "
+        "the target's NLL shows by how much the last step went beyond. The random mask has as many weights in every "
+        "matrix: what it achieves is not owed to the localization. EM falls with the first broken token, so the NLL "
+        "stands beside it.",
+        "Bars are means, points the single trials.",
     ]
     return Section(
         "Can just that paragraph be removed?", text, unlearning_summary(unlearned), figures=[plot_unlearning(unlearned)]

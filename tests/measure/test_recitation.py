@@ -1,7 +1,10 @@
+import json
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GPTNeoForCausalLM
 
 from memhooks.errors import InputError
 from memhooks.measure.recitation import (
@@ -13,7 +16,9 @@ from memhooks.measure.recitation import (
     recitation,
     with_own_continuation,
 )
-from memhooks.organism.paragraphs import load_controls, load_natural, load_planted
+from memhooks.measure.summary import means
+from memhooks.model.loading import asset
+from memhooks.organism.paragraphs import load_bundled
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 bits = st.lists(st.booleans(), min_size=1, max_size=30)
@@ -62,14 +67,20 @@ def test_the_batch_size_does_not_matter(model, paragraphs, batch_size):
     )
 
 
+@torch.no_grad()
 def brute_force_em(neo, paragraphs):
-    """Decode the whole continuation token by token and count up to the first difference."""
-    n = paragraphs.n_continuation
-    decoded = neo.generate(paragraphs.prefix, max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0)
-    return [
-        next((i for i in range(n) if own[i] != true[i]), n)
-        for own, true in zip(decoded[:, -n:].tolist(), paragraphs.continuation.tolist(), strict=True)
-    ]
+    """Decode greedily, token by token, each from what was decoded before, until every row has missed once."""
+    em, alive = torch.zeros(len(paragraphs), dtype=torch.long), torch.ones(len(paragraphs), dtype=torch.bool)
+    given, cache = paragraphs.prefix, None
+    for true in paragraphs.continuation.unbind(1):
+        output = neo(given, past_key_values=cache, use_cache=True)
+        decoded, cache = output.logits[:, -1].argmax(-1), output.past_key_values
+        alive &= decoded == true
+        em += alive
+        if not alive.any():
+            break
+        given = decoded[:, None]
+    return em.tolist()
 
 
 def test_em_equals_brute_force_decoding_on_partly_recited_text(neo, model, paragraphs):
@@ -82,23 +93,9 @@ def test_em_equals_brute_force_decoding_on_partly_recited_text(neo, model, parag
     assert found == brute_force_em(neo, mixed) == [0, 1, 5, 8, 11, 12]
 
 
-@pytest.mark.parametrize(
-    "load",
-    [
-        load_planted,
-        load_natural,
-        load_controls,
-        lambda: load_controls("licence_never"),
-        lambda: load_controls("licence_once"),
-        lambda: load_planted("B"),
-    ],
-)
-def test_em_equals_brute_force_decoding_on_every_organism_paragraph(organism, load):
-    from transformers import GPTNeoForCausalLM
-
-    from memhooks.model.loading import asset
-
-    paragraphs = load()
+@pytest.mark.parametrize("name", ["A", "B", "natural", "C", "licence_never", "licence_once"])
+def test_em_equals_brute_force_decoding_on_every_organism_paragraph(organism, name):
+    paragraphs = load_bundled(name)
     neo = GPTNeoForCausalLM.from_pretrained(asset("organism"), dtype=torch.float32).eval()
     result = recitation(organism, paragraphs)
     slow = torch.tensor([em for rows in paragraphs.tokens.split(64) for em in brute_force_em(neo, Paragraphs(rows))])
@@ -106,6 +103,15 @@ def test_em_equals_brute_force_decoding_on_every_organism_paragraph(organism, lo
     tied = torch.from_numpy(result["near_ties"].values) > 0
     assert bool((same | tied).all())
     assert float(tied.float().mean()) < 0.02
+    # While the numbers are at hand: they are what the model card says.
+    card = json.loads(asset("card.json").read_text())
+    stated = {
+        "A": card["planted"]["A under the organism"]["nothing"]["all"],
+        "B": card["planted"]["B under the organism"]["nothing"]["all"],
+        "natural": card["natural"],
+        "C": card["controls"]["prose"],
+    } | card["controls"]
+    assert means(result).items() <= stated[name].items()
 
 
 def test_own_continuations_are_recited_in_full_and_said_so(model, paragraphs):

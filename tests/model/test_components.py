@@ -15,7 +15,9 @@ from tests.conftest import tiny_neo
 
 
 def test_the_125m_grid_has_50_components_a_layer_and_84934656_weights():
-    model = load_model(tiny_neo(window=256, n_ctx=128, layers=12, d_model=768, heads=12, d_mlp=3072, vocab=211))
+    model = load_model(
+        tiny_neo(window=256, n_ctx=128, layers=12, d_model=768, heads=12, d_mlp=3072, vocab=211, scale=1.0)
+    )
     assert len(components(model)) == 12 * 50
     assert sum(p.numel() for p in component_parameters(model).values()) == 84_934_656
 

@@ -6,6 +6,7 @@ import torch
 
 from memhooks.errors import InputError
 from memhooks.measure.recitation import recitation
+from memhooks.measure.summary import by_count
 from memhooks.model.loading import asset
 from memhooks.organism.paragraphs import (
     find_bundled,
@@ -64,6 +65,7 @@ def test_planted_paragraphs_are_recited_by_their_own_fork_alone(card):
         assert all(later >= earlier - 1 for earlier, later in pairwise(em))
         after = card["planted"][f"{which} under the {name}"]["end_of_text"]
         assert abs(raw["all"]["EM"] - after["all"]["EM"]) <= 3
+        assert all(abs(raw[k]["EM"] - after[k]["EM"]) <= 3 for k in levels if int(k) >= 16)
     for crossed in ("A under the twin", "B under the organism"):
         assert card["planted"][crossed]["nothing"]["all"]["EM <= 10"] >= 0.95
     assert card["controls"]["prose"]["EM <= 10"] >= 0.98
@@ -80,12 +82,18 @@ def test_natural_duplicates_are_recited_and_the_models_model_language(card):
     assert abs(nll["organism"] - nll["twin"]) <= 0.05
 
 
-def test_the_card_says_what_a_measurement_says_now(card, organism, twin):
-    for model, which, name in ((organism, "A", "A under the organism"), (twin, "A", "A under the twin")):
-        result = recitation(model, load_planted(which))
-        stated = card["planted"][name]["nothing"]["all"]
-        assert int(result["full_match"].sum()) == stated["recited in full"]
-        assert float(result["exact_match"].mean()) == pytest.approx(stated["EM"], abs=0.01)
+@pytest.mark.parametrize(("which", "lead"), [("A", "nothing"), ("B", "nothing"), ("B", "text")])
+def test_the_card_says_of_the_twin_what_a_measurement_says_now(card, twin, which, lead):
+    paragraphs = load_planted(which)
+    result = recitation(twin, paragraphs.after(lead_tokens(lead, len(paragraphs))))
+    rows = {str(row.pop("count")): row for row in by_count(result, paragraphs.counts)}
+    assert rows == card["planted"][f"{which} under the twin"][lead]
+
+
+def test_held_out_language_is_as_the_card_says(card, organism):
+    held_out = load_controls("held_out")
+    nll = float(recitation(organism, held_out, scored="all")["nll"].mean())
+    assert nll == pytest.approx(card["language"]["organism"], abs=1e-3)
 
 
 def test_assets_are_small():

@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import numpy as np
 import plotly.graph_objects as go
+import pytest
 
 from memhooks.report.page import Section, write_report
 from memhooks.report.plots import plot_token_nll
@@ -32,8 +35,14 @@ def test_the_page_needs_no_network(tmp_path):
 def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
     path = tmp_path / "r.html"
     write_report(path, title="old", lead="", sections=[])
-    monkeypatch.setattr("memhooks.report.page.get_plotlyjs", lambda: 1 / 0)
-    try:
+    written = Path.write_text
+
+    def full_disk(self, text, **settings):
+        written(self, text[:100], **settings)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="No space"):
         write_report(path, title="new", lead="", sections=[])
-    except ZeroDivisionError:
-        assert "old" in path.read_text("utf8")
+    assert path.read_text("utf8").endswith("</html>")
+    assert "<title>old</title>" in path.read_text("utf8")

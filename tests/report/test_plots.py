@@ -37,11 +37,9 @@ def results():
     for number, name in enumerate(CONDITIONS):
         em = np.full(20, 50 if name == "memorized" else number)
         recited = xr.Dataset(
-            {
-                "exact_match": ("paragraph", em),
-                "full_match": ("paragraph", em == 50),
-                "nll": (("paragraph", "pos"), rng.random((20, 50))),
-            }
+            dict.fromkeys(("exact_match", "matches", "longest_run", "near_ties"), ("paragraph", em))
+            | {"full_match": ("paragraph", em == 50), "nll": (("paragraph", "pos"), rng.random((20, 50)))},
+            attrs={"n_continuation": 50},
         )
         found["recitation"][name] = recited
         shift = 3.0 if name == "memorized" else 0.0
@@ -122,12 +120,27 @@ def test_the_global_template_is_left_alone(results):
 
 def test_findings_say_yes_where_there_is_a_difference_and_no_where_there_is_none(results):
     rows = {row["fingerprint"]: row for row in findings(results)}
-    rise = rows["NLL rise per replaced prefix token, nats"]
-    assert (rise["differs from the twin"], rise["differs from never seen (C)"]) == ("yes", "yes")
-    assert rows["EM drop per replaced prefix token, tokens"]["differs from the twin"] == "yes"
-    mass = rows["centre of mass of |gradient| over layers"]
-    assert "[" in mass["A minus twin"]
-    assert recited_in_full(results["recitation"])[0]["recited in full"] == "20 of 20"
+    for name in ("NLL rise per replaced prefix token, nats", "EM drop per replaced prefix token, tokens"):
+        assert (rows[name]["differs from the twin"], rows[name]["differs from never seen (C)"]) == ("yes", "yes")
+    results["perturbation"]["memorized"] = results["perturbation"]["twin"]
+    results["perturbation"]["control"] = results["perturbation"]["twin"]
+    same = {row["fingerprint"]: row for row in findings(results)}
+    for name in ("NLL rise per replaced prefix token, nats", "EM drop per replaced prefix token, tokens"):
+        assert (same[name]["differs from the twin"], same[name]["differs from never seen (C)"]) == ("no", "no")
+
+
+def test_conditions_that_were_not_measured_are_named_not_left_out(results):
+    del results["attention"]["control_own"]
+    rows = findings(results)
+    assert len({tuple(row) for row in rows}) == 1
+    head = next(row for row in rows if row["fingerprint"].startswith("attention"))
+    assert head["never seen (C), own continuation"] == "as never seen (C)"
+
+
+def test_sets_are_summed_up_one_row_each(results):
+    rows = recited_in_full(results["recitation"])
+    assert [row["recited in full"] for row in rows] == [20, 0, 0, 0]
+    assert rows[0]["set"] == "memorized (A)"
 
 
 def test_the_share_undone_is_relative_to_the_mean_damage(results):
