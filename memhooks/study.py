@@ -49,6 +49,7 @@ class Settings:
     """How much of everything; the defaults are the quick study of a few minutes on two cores."""
 
     seed: int = 0
+    n_planted: int = 384  # recitation: paragraphs of set A, all of them
     n_controls: int = 200  # recitation: paragraphs of set C
     n_perturbed: int = 16  # perturbation and patching: paragraphs per condition
     n_gradients: int = 32
@@ -102,7 +103,7 @@ class Study:
             {"name": name, "prefix": prefix, "continuation": rest}
             for name, (prefix, rest) in zip(names, shown.halves(tokenizer_of(self.organism)), strict=True)
         ]
-        counts = load_planted("A").counts or ()
+        counts = self.planted.counts or ()
         return write_study_report(self.folder, self.results, self.unlearned, counts=counts, examples=examples)
 
     def _run_stage(self, stage: Stage) -> None:
@@ -141,11 +142,15 @@ class Study:
         return load_model("organism-twin")
 
     @cached_property
+    def planted(self) -> Paragraphs:
+        """Set A, or a sample of it."""
+        return load_planted("A").sample(self.settings.n_planted, seed=self.settings.seed)
+
+    @cached_property
     def memorized(self) -> Paragraphs:
         """The paragraphs of set A that the organism recites in full."""
-        planted = load_planted("A")
         recited = self.results["recitation"]["memorized"]["full_match"].values
-        return planted.select(torch.from_numpy(recited))
+        return self.planted.select(recited)
 
     def conditions(self, n: int) -> dict[str, tuple[HookedModel, Paragraphs]]:
         """The four conditions with up to `n` paragraphs each; a smaller `n` gives other ones of the same sets."""
@@ -165,8 +170,8 @@ class Study:
 
     def _recited(self) -> dict[str, tuple[HookedModel, Paragraphs]]:
         return {
-            "memorized": (self.organism, load_planted("A")),
-            "twin": (self.twin, load_planted("A")),
+            "memorized": (self.organism, self.planted),
+            "twin": (self.twin, self.planted),
             "natural": (self.organism, load_natural()),
             "control": (
                 self.organism,

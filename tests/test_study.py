@@ -9,7 +9,15 @@ from memhooks.model.provenance import model_hash
 from memhooks.study import STAGES, Settings, Study
 
 TINY = Settings(
-    n_controls=8, n_perturbed=2, n_gradients=2, n_attention=4, n_unlearned=1, n_retain=1, n_others=2, n_steps=2
+    n_planted=40,
+    n_controls=8,
+    n_perturbed=2,
+    n_gradients=2,
+    n_attention=4,
+    n_unlearned=1,
+    n_retain=1,
+    n_others=2,
+    n_steps=2,
 )
 
 

@@ -98,26 +98,26 @@ def recitation(
     )
 
 
-@torch.no_grad()
 def score_tokens(
     model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first: int, batch_size: int = 32
 ) -> Iterator[Scores]:
     """Score the tokens from index `first` on, batch by batch; only three numbers a token leave the device."""
     for rows in tracked(tokens.split(batch_size), "recitation"):
-        rows = rows.to(model.cfg.device)
-        residual = model(rows, stop_at_layer=model.cfg.n_layers)[:, first - 1 : -1]
-        logits = (
-            scored_logits(model, residual).float()
-            if model.cfg.dtype != torch.float64
-            else scored_logits(model, residual)
-        )
-        true = rows[:, first:, None]
-        best = logits.topk(2, dim=-1)
-        yield Scores(
-            nll=(logits.logsumexp(-1) - logits.gather(-1, true)[..., 0]).cpu(),
-            predicted=logits.argmax(-1).cpu(),  # of equal logits the smaller id, unlike topk
-            gap=(best.values[..., 0] - best.values[..., 1]).cpu(),
-        )
+        yield _score_batch(model, rows.to(model.cfg.device), first)
+
+
+@torch.no_grad()
+def _score_batch(model: HookedModel, rows: Int[Tensor, "batch pos"], first: int) -> Scores:
+    residual = model(rows, stop_at_layer=model.cfg.n_layers)[:, first - 1 : -1]
+    logits = scored_logits(model, residual)
+    if model.cfg.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()  # a sum over the vocabulary needs more than half precision
+    best = logits.topk(2, dim=-1)
+    return Scores(
+        nll=(logits.logsumexp(-1) - logits.gather(-1, rows[:, first:, None])[..., 0]).cpu(),
+        predicted=logits.argmax(-1).cpu(),  # of equal logits the smaller id, unlike topk
+        gap=(best.values[..., 0] - best.values[..., 1]).cpu(),
+    )
 
 
 def with_own_continuation(model: HookedModel, paragraphs: Paragraphs, *, batch_size: int = 32) -> Paragraphs:

@@ -82,7 +82,7 @@ def test_natural_duplicates_are_recited_and_the_models_model_language(card):
     assert abs(nll["organism"] - nll["twin"]) <= 0.05
 
 
-@pytest.mark.parametrize(("which", "lead"), [("A", "nothing"), ("B", "nothing"), ("B", "text")])
+@pytest.mark.parametrize(("which", "lead"), [("A", "nothing"), ("B", "text")])
 def test_the_card_says_of_the_twin_what_a_measurement_says_now(card, twin, which, lead):
     paragraphs = load_planted(which)
     result = recitation(twin, paragraphs.after(lead_tokens(lead, len(paragraphs))))

@@ -70,6 +70,7 @@ ROWS = [
         "mask": mask,
         "target": str(t),
         "steps": t,
+        "reached": em < 10,
         "set": name,
         "exact_match": em + t,
         "matches": em,
