@@ -5,11 +5,9 @@ continuation teacher-forced, and compare with the untouched prefix. EM alone is 
 by the first continuation token, so NLL rise and position-wise matches stand beside it.
 """
 
-from dataclasses import dataclass
-
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from memhooks.errors import InputError
@@ -18,7 +16,6 @@ from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.paragraphs.paragraphs import Paragraphs
-from memhooks.progress import tracked
 
 
 def perturb(model: HookedModel, paragraphs: Paragraphs, *, seed: int, batch_size: int = 64) -> xr.Dataset:
@@ -31,23 +28,25 @@ def perturb(model: HookedModel, paragraphs: Paragraphs, *, seed: int, batch_size
     """
     paragraphs.check(model)
     replacement = random_replacements(paragraphs.prefix, model.cfg.d_vocab, seed=seed)
-    clean = _summary(model, paragraphs.tokens, paragraphs, batch_size)
-    edited = []
-    for pos in tracked(range(paragraphs.n_prefix), "perturbing"):
-        tokens = paragraphs.tokens.clone()
-        tokens[:, pos] = replacement[:, pos]
-        edited.append(_summary(model, tokens, paragraphs, batch_size))
-    nll, em, matches = (torch.stack([getattr(one, name) for one in edited], dim=1) for name in ("nll", "em", "matches"))
+    n, n_prefix = paragraphs.prefix.shape
+    variants = paragraphs.tokens.repeat(n_prefix, 1, 1)  # [replaced position, paragraph, pos]
+    each = torch.arange(n_prefix)
+    variants[each, :, each] = replacement.T
+    rows = torch.cat([paragraphs.tokens, variants.flatten(0, 1)])
+    nll, em, matches = _summary(model, rows, paragraphs.continuation.repeat(1 + n_prefix, 1), batch_size)
+    (clean_nll, nll), (clean_em, em), (clean_matches, matches) = (
+        (one[:n], one[n:].reshape(n_prefix, n).T) for one in (nll, em, matches)
+    )
     axes = ("paragraph", "pos")
     names = {"paragraph": paragraphs.ids, "pos": range(paragraphs.n_prefix)}
     return labelled(
         provenance(model, paragraphs.tokens) | {"seed": seed, "n_prefix": paragraphs.n_prefix},
-        nll_rise=Variable(nll - clean.nll[:, None], axes, "nats per continuation token, 0 = no effect", names),
-        em_drop=Variable(clean.em[:, None] - em, axes, "tokens of exact match lost, 0 = no effect"),
-        match_drop=Variable(clean.matches[:, None] - matches, axes, "matching tokens lost, 0 = no effect"),
+        nll_rise=Variable(nll - clean_nll[:, None], axes, "nats per continuation token, 0 = no effect", names),
+        em_drop=Variable(clean_em[:, None] - em, axes, "tokens of exact match lost, 0 = no effect"),
+        match_drop=Variable(clean_matches[:, None] - matches, axes, "matching tokens lost, 0 = no effect"),
         replacement=Variable(replacement, axes, "token id"),
-        nll=Variable(clean.nll, ("paragraph",), "nats per continuation token, untouched"),
-        exact_match=Variable(clean.em, ("paragraph",), "tokens before the first miss, untouched"),
+        nll=Variable(clean_nll, ("paragraph",), "nats per continuation token, untouched"),
+        exact_match=Variable(clean_em, ("paragraph",), "tokens before the first miss, untouched"),
     )
 
 
@@ -77,14 +76,14 @@ def corrupted(
     return tokens, at
 
 
-@dataclass(frozen=True)
-class _Summary:
-    nll: Tensor
-    em: Tensor
-    matches: Tensor
-
-
-def _summary(model: HookedModel, tokens: Tensor, paragraphs: Paragraphs, batch_size: int) -> _Summary:
-    passes = list(score_tokens(model, tokens, first=paragraphs.n_prefix, batch_size=batch_size))
-    hits = torch.cat([one.predicted for one in passes]) == paragraphs.continuation
-    return _Summary(torch.cat([one.nll for one in passes]).mean(-1), exact_match(hits), hits.sum(-1))
+def _summary(
+    model: HookedModel,
+    tokens: Int[Tensor, "row pos"],
+    continuation: Int[Tensor, "row n_continuation"],
+    batch_size: int,
+) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"], Int[Tensor, " row"]]:
+    """Mean NLL, EM and matches of each row's continuation."""
+    first = tokens.shape[1] - continuation.shape[1]
+    passes = list(score_tokens(model, tokens, first=first, batch_size=batch_size))
+    hits = torch.cat([one.predicted for one in passes]) == continuation
+    return torch.cat([one.nll for one in passes]).mean(-1), exact_match(hits), hits.sum(-1)

@@ -102,7 +102,7 @@ def score_tokens(
     model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first: int, batch_size: int = 32
 ) -> Iterator[Scores]:
     """Score the tokens from index `first` on, batch by batch; only three numbers a token leave the device."""
-    for rows in tracked(tokens.split(batch_size), "recitation"):
+    for rows in tracked(tokens.split(batch_size), "scoring"):
         yield _score_batch(model, rows.to(model.cfg.device), first)
 
 
