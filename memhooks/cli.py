@@ -2,6 +2,7 @@
 
 # Heavy imports stay inside the commands, so that --help answers at once.
 import json
+import re
 import sys
 import time
 from dataclasses import replace
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
 
+MODELS = ("organism", "organism-twin")
+SETS = ("A", "B", "C", "natural", "held_out", "licence_never", "licence_once")
 app = typer.Typer(
     help="Where does a language model keep a paragraph that it can recite, and can we remove just that?",
     no_args_is_help=True,
@@ -110,7 +113,10 @@ def measure(
 
     Examples: `memhooks measure --paragraphs A`;
     `memhooks measure --model path/to/gpt-neo --paragraphs mine.jsonl --out mine.nc`
-    """  # noqa: DOC501 - the docstring is the command's help
+    """
+    _check_paragraphs(paragraphs, model, after)
+    _check_ending(out, ".nc")
+
     from memhooks.model.export import check_output_file
 
     if out is not None:
@@ -119,18 +125,15 @@ def measure(
     from memhooks.measure.recitation import recitation
     from memhooks.measure.summary import by_count
     from memhooks.model.labelled import save_result
-    from memhooks.model.loading import BUNDLED, load_model
+    from memhooks.model.loading import load_model
     from memhooks.organism.paragraphs import lead_tokens, load_bundled
     from memhooks.paragraphs.files import load_paragraphs
     from memhooks.terminal import print_table
 
-    bundled = load_bundled(paragraphs)
-    if model not in BUNDLED and (bundled is not None or after != "nothing"):
-        raise InputError(
-            f"bundled paragraphs and --after belong to {' and '.join(BUNDLED)}; give {model} a file of its own"
-        )
     loaded = load_model(model)
-    rows = bundled or load_paragraphs(paragraphs, tokenizer=loaded.tokenizer, n_tokens=n_tokens, n_prefix=n_prefix)
+    rows = load_bundled(paragraphs) or load_paragraphs(
+        paragraphs, tokenizer=loaded.tokenizer, n_tokens=n_tokens, n_prefix=n_prefix
+    )
     if n_prefix is not None:
         rows = replace(rows, n_prefix=n_prefix)
     if after != "nothing":
@@ -138,6 +141,7 @@ def measure(
     result = recitation(loaded, rows, reference=reference, scored=scored)
     if out is not None:
         save_result(result, out)
+        sys.stderr.write(f"written: {out}\n")
     summary = by_count(result, rows.counts)
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
@@ -160,7 +164,11 @@ def inspect(
     """One paragraph at a glance: EM, NLL per token, heads that matter, prefix tokens that carry it.
 
     Example: `memhooks inspect @A340 --figure a340.html`
-    """
+    """  # noqa: DOC501 - the docstring is the command's help
+    _check_ending(figure, ".html")
+    if re.fullmatch(r"[ABCN]\d+", text):
+        raise InputError(f"{text!r} looks like a bundled paragraph's id; did you mean @{text}?")
+
     from memhooks.model.export import check_output_file
 
     if figure is not None:
@@ -182,14 +190,31 @@ def inspect(
         say(f"figure: {figure}")
 
 
+def _check_paragraphs(paragraphs: str, model: str, after: str) -> None:
+    """Check the arguments as far as can be done before torch is loaded.
+
+    Raises:
+        InputError: no such set or file, or bundled paragraphs for a foreign model.
+    """
+    if paragraphs not in SETS and not Path(paragraphs).is_file():
+        raise InputError(f"no paragraph file at {paragraphs}; bundled sets are {', '.join(SETS)}")
+    if model not in MODELS and (paragraphs in SETS or after != "nothing"):
+        raise InputError(f"bundled paragraphs and --after belong to {' and '.join(MODELS)}; give {model} its own file")
+
+
+def _check_ending(path: Path | None, ending: str) -> None:
+    if path is not None and path.suffix != ending:
+        raise InputError(f"{path} must end in {ending}, which is what will be written")
+
+
 def _one_paragraph(text: str, model_name: str, model: "HookedModel", n_prefix: int | None) -> "Paragraphs":
-    from memhooks.model.loading import BUNDLED, tokenizer_of
+    from memhooks.model.loading import tokenizer_of
     from memhooks.organism.paragraphs import find_bundled
     from memhooks.paragraphs.files import load_paragraphs
 
     if text.startswith("@"):
-        if model_name not in BUNDLED:
-            raise InputError(f"{text} belongs to {' and '.join(BUNDLED)}; give {model_name} a text")
+        if model_name not in MODELS:
+            raise InputError(f"{text} belongs to {' and '.join(MODELS)}; give {model_name} a text")
         found = find_bundled(text[1:])
         return found if n_prefix is None else replace(found, n_prefix=n_prefix)
     tokenizer = tokenizer_of(model)

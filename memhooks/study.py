@@ -199,7 +199,7 @@ class Study:
             target = targets.select([row])
             goal = float(recitation(self.twin, target)["nll"].mean())
             sets = {"target": target, "other memorized": others, "never seen": held_out}
-            untouched = {"mask": "untouched", "target": target.ids[0], "steps": 0, "reached": False}
+            untouched = {"mask": "untouched", "target": target.ids[0], "lr": 0.0, "steps": 0, "reached": False}
             yield from _rows(untouched, summary(evaluate(model, sets)))
             for name, (mask, lr) in self._masks(target, seed=s.seed + row).items():
                 with restored(model), frozen_outside(model, mask):
@@ -210,7 +210,9 @@ class Study:
                         n_steps = record.step + 1
                     after = summary(evaluate(model, sets))
                 reached = after["target"]["nll"] >= goal
-                yield from _rows({"mask": name, "target": target.ids[0], "steps": n_steps, "reached": reached}, after)
+                yield from _rows(
+                    {"mask": name, "target": target.ids[0], "lr": lr, "steps": n_steps, "reached": reached}, after
+                )
 
     def _masks(self, target: Paragraphs, *, seed: int) -> dict[str, tuple[WeightMask, float]]:
         """The weights that may move in each trial, and how fast."""
@@ -251,6 +253,7 @@ def unlearning_table(rows: list[dict[str, object]]) -> xr.Dataset:
     units = {
         "nll": "nats per continuation token, 0 = certain",
         "steps": "gradient steps",
+        "lr": "Adam's step size",
         "reached": "whether the target surprises as it does the twin",
         "mask": "",
         "target": "",

@@ -36,9 +36,11 @@ def test_help_lists_the_commands_without_loading_torch():
     ("arguments", "message"),
     [
         (["measure", "--paragraphs", "none.pt"], "no paragraph file at none.pt"),
-        (["measure", "--paragraphs", "x.pt", "--model", "nowhere"], "no model folder at nowhere"),
+        (["measure", "--paragraphs", "README.md", "--model", "nowhere"], "no model folder at nowhere"),
         (["inspect", "one"], "at least 2 are needed"),
         (["inspect", "@Z9"], "no bundled paragraph 'Z9'"),
+        (["inspect", "A383"], "did you mean @A383?"),
+        (["measure", "--paragraphs", "A", "--out", "a.csv"], "a.csv must end in .nc"),
     ],
 )
 def test_unusable_input_ends_in_one_line_and_code_2(monkeypatch, capsys, arguments, message):
@@ -110,8 +112,11 @@ def test_bundled_paragraphs_are_refused_to_foreign_models(folder):
 
 
 def test_a_folder_is_refused_as_output_file(tmp_path):
+    (tmp_path / "a.nc").mkdir()
     with pytest.raises(InputError, match="is a folder; give the name of a file"):
-        CliRunner().invoke(cli.app, ["measure", "--paragraphs", "A", "--out", str(tmp_path)], catch_exceptions=False)
+        CliRunner().invoke(
+            cli.app, ["measure", "--paragraphs", "A", "--out", str(tmp_path / "a.nc")], catch_exceptions=False
+        )
 
 
 def test_text_longer_than_the_context_is_refused():

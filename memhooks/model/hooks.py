@@ -87,7 +87,10 @@ def ablated(model: HookedModel, *, heads: Sequence[tuple[int, int]]) -> Iterator
     if not heads:
         raise InputError("no heads given; pass heads=[(layer, head), ...]")
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    for layer, head in heads:
+    for place in heads:
+        if isinstance(place, str) or len(place) != 2:
+            raise InputError(f"heads are (layer, head) pairs such as (0, 5), got {place!r}")
+        layer, head = place
         if not (0 <= layer < n_layers and 0 <= head < n_heads):
             raise InputError(
                 f"heads must lie in layers 0..{n_layers - 1} and heads 0..{n_heads - 1}, got ({layer}, {head})"

@@ -77,7 +77,9 @@ def find_bundled(identifier: str) -> Paragraphs:
         rows = load_bundled(name)
         if rows is not None and identifier in rows.ids:
             return rows.select([rows.ids.index(identifier)])
-    raise InputError(f"no bundled paragraph {identifier!r}; ids run from A000, B000, C000 and N000 on")
+    raise InputError(
+        f"no bundled paragraph {identifier!r}; ids are A000 to A383, B000 to B383, C000 to C499, and N000 on"
+    )
 
 
 def lead_tokens(lead: Lead, n: int) -> Int[Tensor, "paragraph lead"]:

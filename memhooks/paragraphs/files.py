@@ -224,7 +224,9 @@ def _checked(
 
 def _tokenized(text: list[str], name: str, tokenizer: PreTrainedTokenizerBase | None, n_tokens: int) -> list[list[int]]:
     if tokenizer is None:
-        raise InputError(f"{name}: text needs a tokenizer; pass tokenizer=model.tokenizer, or give token ids")
+        raise InputError(
+            f"{name}: text needs a tokenizer; put its files beside the weights, pass tokenizer=, or give token ids"
+        )
     if not text:
         raise InputError(f"{name}: no paragraphs")
     rows = [tokenizer.encode(one, add_special_tokens=False) for one in text]
@@ -232,7 +234,7 @@ def _tokenized(text: list[str], name: str, tokenizer: PreTrainedTokenizerBase | 
     if short:
         raise InputError(
             f"{name}: row {short[0][0]} has {short[0][1]} tokens, {n_tokens} are needed; "
-            "give longer text or a smaller n_tokens"
+            "give longer text or fewer with n_tokens (--n-tokens)"
         )
     return [ids[:n_tokens] for ids in rows]
 

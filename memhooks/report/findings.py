@@ -41,8 +41,9 @@ def recited_in_full(results: Mapping[str, xr.Dataset]) -> list[dict[str, str | f
     """How many paragraphs of each set are recited in full, and the mean EM."""
     columns = ("paragraphs", "recited in full", "EM", "EM <= 10", "longest run", "NLL")
     rows = {name: means(one) for name, one in results.items()}
+    names = NAMES | {"memorized": "set A, all planted", "twin": "set A under the twin"}
     return [
-        {"set": NAMES.get(name, name)} | {column: row[column] for column in columns if column in row}
+        {"set": names.get(name, name)} | {column: row[column] for column in columns if column in row}
         for name, row in rows.items()
     ]
 
@@ -57,6 +58,7 @@ def unlearning_summary(rows: list[dict[str, object]]) -> list[dict[str, str]]:
         reached = sum(bool(row["reached"]) for row in trials)
         line = {
             "weights that may move": mask,
+            "lr": f"{float(str(trials[0]['lr'])):g}",
             "steps": _mean(trials, "steps", 1),
             "reached": f"{reached} of {len(trials)}",
         }
@@ -106,7 +108,7 @@ def _row(name: str, results: Mapping[str, xr.Dataset], quantity: Quantity, seed:
     unpaired = bootstrap_difference(values["memorized"], values["control"], seed=seed)
     conditions = ("memorized", "control", "control_own", "twin")
     return {
-        "fingerprint": name,
+        "fingerprint": f"{name} (n = {len(values['memorized'])})",
         **{NAMES[one]: _interval(values[one], seed) if one in values else "as never seen (C)" for one in conditions},
         "A minus twin": _format(*paired),
         "differs from the twin": _excludes_zero(paired),

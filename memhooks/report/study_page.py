@@ -59,6 +59,9 @@ def _summary(results: Results) -> Section:
         "Means with 95 % bootstrap intervals over paragraphs. A fingerprint holds here only if A differs from the same "
         "words under the twin; a difference from set C alone may come from the choice of text or from the loss itself. "
         "Each verdict is a test of its own at 95 %: of twenty, one may be chance.",
+        "From the perturbation on, A means paragraphs drawn from those the organism recites in full. EM drops have a "
+        "floor: never-seen text has no EM to lose, so its drop is near 0 by construction; scored against the "
+        "model's own continuation, as in the paper, its EM is full by construction: that is the column beside.",
     ]
     return Section("What was found", text, findings(results))
 
@@ -96,7 +99,8 @@ def _localization(results: Results) -> list[Section]:
             "Does a head look at rare tokens?",
             [
                 "Rank correlation, per paragraph, of the last prefix token's attention with corpus counts; uniform "
-                "attention gives 0. A head specific to memorized text would be red for A and pale in the other maps."
+                "attention gives 0. A head specific to memorized text would be red for A and pale in the other maps; p "
+                "only says that it looks at rarity at all (counts dealt anew to the token types, all heads at once)."
             ],
             _heads(results),
             figures=[plot_attention(results["attention"])],

@@ -78,6 +78,8 @@ def test_an_error_in_the_block_leaves_no_hook_and_keeps_the_users(model, error):
         (lambda m: recorded(m, ["blocks.0.attn.hook_patern"]), r"did you mean 'blocks.0.attn.hook_pattern'"),
         (lambda m: recorded(m, []), "no hooks given"),
         (lambda m: ablated(m, heads=[]), "no heads given"),
+        (lambda m: recorded(m, ["blocks.0.attn.hook_result"]), "never fires while cfg.use_attn_result is off"),
+        (lambda m: patched(m, "hook_embed", torch.zeros(2, 9, 32), at=torch.tensor([1])), "one position per row"),
         (lambda m: ablated(m, heads=[(4, 0)]), r"layers 0..3 and heads 0..3, got \(4, 0\)"),
         (
             lambda m: patched(m, "hook_embed", torch.zeros(2, 10, 32), at=torch.tensor([0, 10])),

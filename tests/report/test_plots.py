@@ -70,6 +70,7 @@ ROWS = [
         "mask": mask,
         "target": str(t),
         "steps": t,
+        "lr": 1e-3,
         "reached": em < 10,
         "set": name,
         "exact_match": em + t,
@@ -120,12 +121,12 @@ def test_the_global_template_is_left_alone(results):
 
 
 def test_findings_say_yes_where_there_is_a_difference_and_no_where_there_is_none(results):
-    rows = {row["fingerprint"]: row for row in findings(results)}
+    rows = {row["fingerprint"].removesuffix(" (n = 20)"): row for row in findings(results)}
     for name in ("NLL rise per replaced prefix token, nats", "EM drop per replaced prefix token, tokens"):
         assert (rows[name]["differs from the twin"], rows[name]["differs from never seen (C)"]) == ("yes", "yes")
     results["perturbation"]["memorized"] = results["perturbation"]["twin"]
     results["perturbation"]["control"] = results["perturbation"]["twin"]
-    same = {row["fingerprint"]: row for row in findings(results)}
+    same = {row["fingerprint"].removesuffix(" (n = 20)"): row for row in findings(results)}
     for name in ("NLL rise per replaced prefix token, nats", "EM drop per replaced prefix token, tokens"):
         assert (same[name]["differs from the twin"], same[name]["differs from never seen (C)"]) == ("no", "no")
 
@@ -141,7 +142,7 @@ def test_conditions_that_were_not_measured_are_named_not_left_out(results):
 def test_sets_are_summed_up_one_row_each(results):
     rows = recited_in_full(results["recitation"])
     assert [row["recited in full"] for row in rows] == [20, 0, 0, 0]
-    assert rows[0]["set"] == "memorized (A)"
+    assert rows[0]["set"] == "set A, all planted"
 
 
 def test_the_share_undone_is_relative_to_the_mean_damage(results):
