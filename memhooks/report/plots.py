@@ -58,11 +58,7 @@ def plot_perturbation(results: Results) -> go.Figure:
         x="replaced prefix position",
         y="NLL rise, nats per continuation token",
     )
-    for condition, result in results.items():
-        add_line_(
-            drawing, condition, result["pos"].values.tolist(), *bootstrap_mean(result["nll_rise"].values, seed=_SEED)
-        )
-    return drawing
+    return _add_means_(drawing, results, "nll_rise", along="pos")
 
 
 def plot_layer_profile(results: Results) -> go.Figure:
@@ -72,14 +68,7 @@ def plot_layer_profile(results: Results) -> go.Figure:
         x="layer",
         y="share of summed largest |gradient|",
     )
-    for condition, result in results.items():
-        add_line_(
-            drawing,
-            condition,
-            result["layer"].values.tolist(),
-            *bootstrap_mean(result["layer_share"].values, seed=_SEED),
-        )
-    return drawing
+    return _add_means_(drawing, results, "layer_share", along="layer")
 
 
 def plot_weight_scores(results: Results) -> go.Figure:
@@ -182,6 +171,13 @@ def plot_token_nll(tokens: Sequence[str], nll: np.ndarray, n_prefix: int) -> go.
     ]  # numbered: equal labels would merge
     drawing.add_bar(x=labels, y=nll, marker_color=colours)
     return drawing.update_xaxes(tickangle=-70, tickfont={"size": 9})
+
+
+def _add_means_(drawing: go.Figure, results: Results, variable: str, *, along: str) -> go.Figure:
+    for condition, result in results.items():
+        stats = bootstrap_mean(result[variable].values, seed=_SEED)
+        add_line_(drawing, condition, result[along].values.tolist(), *stats)
+    return drawing
 
 
 def _side_by_side(results: Results, rows: int, columns: int, *, height: int) -> go.Figure:
