@@ -120,8 +120,7 @@ class Study:
                 self._keep(stage, {name: weight_scores(*pair) for name, pair in self.conditions(s.n_gradients).items()})
             case "attention":
                 counts = load_unigram_counts(self.organism.cfg.d_vocab)
-                pairs = self.conditions(s.n_attention)
-                del pairs["control_own"]  # attention reads the prefix alone, which is that of the control
+                pairs = self.prefix_conditions(s.n_attention)  # attention reads the prefix alone
                 self._keep(
                     stage, {name: rare_token_attention(*pair, counts, seed=s.seed) for name, pair in pairs.items()}
                 )
@@ -154,12 +153,18 @@ class Study:
 
     def conditions(self, n: int) -> dict[str, tuple[HookedModel, Paragraphs]]:
         """The four conditions with up to `n` paragraphs each; a smaller `n` gives other ones of the same sets."""
+        found = self.prefix_conditions(n)
+        model, control = found["control"]
+        own = (model, with_own_continuation(model, control))
+        return {"memorized": found["memorized"], "control": found["control"], "control_own": own, "twin": found["twin"]}
+
+    def prefix_conditions(self, n: int) -> dict[str, tuple[HookedModel, Paragraphs]]:
+        """The conditions that differ in the prefix or the model; nothing is decoded for them."""
         memorized = self.memorized.sample(n, seed=self.settings.seed)
         control = load_controls("prose").sample(n, seed=self.settings.seed)
         return {
             "memorized": (self.organism, memorized),
             "control": (self.organism, control),
-            "control_own": (self.organism, with_own_continuation(self.organism, control)),
             "twin": (self.twin, memorized),
         }
 

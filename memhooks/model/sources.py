@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from memhooks.errors import InputError
+from memhooks.errors import InputError, in_short
 
 SUPPORTED = "GPT-Neo models (model_type 'gpt_neo'), such as EleutherAI/gpt-neo-125M, 1.3B, 2.7B and TinyStories"
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -60,7 +60,7 @@ def read_tokenizer(source: str | Path | PreTrainedModel) -> PreTrainedTokenizerB
         return AutoTokenizer.from_pretrained(str(source), local_files_only=folder.is_dir())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{source}: the tokenizer cannot be read ({_in_short(error)}); repair it or pass tokenizer=None"
+            f"{source}: the tokenizer cannot be read ({in_short(error)}); repair it or pass tokenizer=None"
         ) from error
 
 
@@ -74,7 +74,7 @@ def _from_hub(name: str) -> GPTNeoForCausalLM:
         kind = AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name}: neither a local folder nor to be had from the hub ({_in_short(error)}); "
+            f"{name}: neither a local folder nor to be had from the hub ({in_short(error)}); "
             "give a folder with config.json and model.safetensors, or 'organism'"
         ) from error
     _check_kind(name, kind)
@@ -106,7 +106,7 @@ def _read(place: str, *, local: bool) -> GPTNeoForCausalLM:
         model, report = cast(tuple[GPTNeoForCausalLM, dict], loaded)
     except Exception as error:  # transformers raises a dozen kinds, from KeyError to UnpicklingError
         raise InputError(
-            f"{place}: the weights cannot be read ({_in_short(error)}); only plain tensors are loaded"
+            f"{place}: the weights cannot be read ({in_short(error)}); only plain tensors are loaded"
         ) from error
     finally:
         if show_bars:
@@ -128,7 +128,7 @@ def _check_config(folder: Path) -> None:
     try:
         kind = json.loads(path.read_text("utf8")).get("model_type")
     except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not valid JSON ({_in_short(error)})") from error
+        raise InputError(f"{path}: not valid JSON ({in_short(error)})") from error
     _check_kind(str(folder), kind)
 
 
@@ -143,13 +143,9 @@ def _check_safetensors(path: Path) -> None:
             tensors.keys()
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path}: damaged or truncated safetensors ({_in_short(error)}); fetch or export it again"
+            f"{path}: damaged or truncated safetensors ({in_short(error)}); fetch or export it again"
         ) from error
 
 
 def _name(source: str | Path | PreTrainedModel) -> str:
     return str(source) if isinstance(source, str | Path) else "the model in memory"
-
-
-def _in_short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -19,16 +19,14 @@ from memhooks.organism.baselines import Trigram, unigram_nll
 from memhooks.organism.corpus import Corpus
 from memhooks.organism.paragraphs import Lead, PlantedSet, lead_tokens, load_controls, load_natural, load_planted
 from memhooks.organism.recipe import Recipe
-from memhooks.organism.shipping import trained
+from memhooks.organism.shipping import FOLDERS, trained
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
-
-MODELS = {"organism": "organism", "twin": "organism-twin"}
 
 
 def write_card(work: Path, assets: Path, corpus: Corpus, recipe: Recipe) -> dict:
     """Measure everything, write `card.json` and `MODEL_CARD.md`, and return the figures."""
-    models = {name: load_model(source) for name, source in MODELS.items()}
+    models = {name: load_model(source) for name, source in FOLDERS.items()}
     figures = {
         "recipe": recipe.to_dict(),
         "planted": {
@@ -92,7 +90,7 @@ def _language(models: dict[str, HookedModel], work: Path, corpus: Corpus, recipe
 
 
 def _midpoint(work: Path, corpus: Corpus, recipe: Recipe) -> HookedModel:
-    one, other = (trained(work, fork, corpus, recipe) for fork in MODELS)
+    one, other = (trained(work, fork, corpus, recipe) for fork in FOLDERS)
     theirs = other.state_dict()
     one.load_state_dict({name: (weight + theirs[name]) / 2 for name, weight in one.state_dict().items()})
     return load_model(one)

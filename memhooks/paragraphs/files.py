@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from memhooks.errors import InputError
+from memhooks.errors import InputError, in_short
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 _TEXT_COLUMNS = ("text", "paragraph")
@@ -94,7 +94,7 @@ def _read_pt(path: Path) -> _Records:
     try:
         tensor = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises a dozen kinds on random bytes
-        raise InputError(f"{path}: not a plain tensor file ({_in_short(error)}); nothing else is unpickled") from error
+        raise InputError(f"{path}: not a plain tensor file ({in_short(error)}); nothing else is unpickled") from error
     if not isinstance(tensor, Tensor):
         raise InputError(f"{path}: expected one tensor, got {type(tensor).__name__}")
     return _Records(tokens=_integer_rows(tensor, path))
@@ -122,7 +122,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except Exception as error:  # numpy's reader of damaged headers raises many kinds
-        raise InputError(f"{path}: damaged, or not a plain array ({_in_short(error)})") from error
+        raise InputError(f"{path}: damaged, or not a plain array ({in_short(error)})") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: an archive of arrays; save one array as .npy")
     if not np.issubdtype(array.dtype, np.integer):
@@ -138,7 +138,7 @@ def _read_jsonl(path: Path) -> _Records:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise InputError(f"{path}, line {number}: not JSON ({_in_short(error)})") from error
+                raise InputError(f"{path}, line {number}: not JSON ({in_short(error)})") from error
             if not isinstance(row, dict):
                 raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
             rows.append(row)
@@ -149,13 +149,13 @@ def _read_csv(path: Path) -> _Records:
     try:
         rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
     except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({_in_short(error)})") from error
+        raise InputError(f"{path}: not a CSV file ({in_short(error)})") from error
     for number, row in enumerate(rows, start=1):
         if "tokens" in row:
             try:
                 row["tokens"] = [int(token) for token in (row["tokens"] or "").strip("[]").replace(",", " ").split()]
             except ValueError as error:
-                raise InputError(f"{path}, row {number}: tokens must be integers ({_in_short(error)})") from error
+                raise InputError(f"{path}, row {number}: tokens must be integers ({in_short(error)})") from error
     return _from_rows(rows, path)
 
 
@@ -168,7 +168,7 @@ def _read_parquet(path: Path) -> _Records:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: damaged, or not parquet ({_in_short(error)})") from error
+        raise InputError(f"{path}: damaged, or not parquet ({in_short(error)})") from error
     return records
 
 
@@ -208,7 +208,7 @@ def _checked(
     try:
         counts = tuple(int(float(count)) for count in labels["count"]) if "count" in labels else None
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}: count must be a number ({_in_short(error)})") from error
+        raise InputError(f"{name}: count must be a number ({in_short(error)})") from error
     try:
         return Paragraphs(
             tokens=tokens if isinstance(tokens, Tensor) else _tensor(tokens, name),
@@ -253,7 +253,7 @@ def _tensor(rows: list, name: str) -> Tensor:
     try:
         return torch.tensor(rows, dtype=torch.int64)
     except (RuntimeError, OverflowError, ValueError) as error:
-        raise InputError(f"{name}: token ids are too large ({_in_short(error)})") from error
+        raise InputError(f"{name}: token ids are too large ({in_short(error)})") from error
 
 
 def _integer_rows(tensor: Tensor, path: Path) -> Tensor:
@@ -270,8 +270,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({_in_short(error)})") from error
-
-
-def _in_short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{path}: not UTF-8 text ({in_short(error)})") from error
