@@ -20,6 +20,13 @@ test: $(READY) ## format, lint, types, import order, tests with shape checks, no
 bench: $(READY) ## speed against named peers, as ratios
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.recitation
+	$(BIN)/python -m benchmarks.hooks
+
+audit-bridge: ## does TransformerLens 4's Bridge honour edits on GPT-Neo yet? (own environment .venv-bridge)
+	test -x .venv-bridge/bin/python || $(PYTHON) -m venv .venv-bridge || python3 -m venv .venv-bridge
+	grep -v '^transformer-lens==' constraints.txt > .venv-bridge/constraints.txt
+	.venv-bridge/bin/python -m pip install --quiet --constraint .venv-bridge/constraints.txt transformer-lens==4.3.0
+	HF_HUB_OFFLINE=1 .venv-bridge/bin/python -m benchmarks.audit_bridge
 
 organism: $(READY) ## make the bundled models anew from their pinned texts (about two hours)
 	$(BIN)/python -m memhooks.organism.build
@@ -32,4 +39,4 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: help study test bench organism setup
+.PHONY: help study test bench audit-bridge organism setup

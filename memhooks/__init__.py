@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from memhooks.errors import InputError
     from memhooks.inspection import inspect_paragraph
+    from memhooks.localize.ablation import ablation_table
     from memhooks.localize.attention import rare_token_attention
     from memhooks.localize.attribution import weight_gradients, weight_scores
     from memhooks.localize.masks.matched_random import matched_random_weights
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
     from memhooks.measure.intervals import bootstrap_mean
     from memhooks.measure.perturbation import perturb
     from memhooks.measure.recitation import recitation
+    from memhooks.model.audit import audit
     from memhooks.model.components import Component, components
     from memhooks.model.decoding import greedy_continuation
+    from memhooks.model.edits import ablated, patched
     from memhooks.model.export import export_model
-    from memhooks.model.hooks import ablated, hooked, patched, recorded
+    from memhooks.model.hook_table import hook_table
+    from memhooks.model.hooks import hooked, recorded
     from memhooks.model.loading import load_model
+    from memhooks.model.means import activation_means, load_means
     from memhooks.organism.paragraphs import load_controls, load_natural, load_planted, load_unigram_counts
     from memhooks.paragraphs.counts import unigram_counts
     from memhooks.paragraphs.files import load_paragraphs, save_paragraphs
@@ -38,7 +43,11 @@ _HOMES = {
     "model.loading": ("load_model",),
     "model.export": ("export_model",),
     "model.components": ("Component", "components"),
-    "model.hooks": ("ablated", "hooked", "patched", "recorded"),
+    "model.hooks": ("hooked", "recorded"),
+    "model.means": ("activation_means", "load_means"),
+    "model.edits": ("ablated", "patched"),
+    "model.hook_table": ("hook_table",),
+    "model.audit": ("audit",),
     "model.decoding": ("greedy_continuation",),
     "paragraphs.paragraphs": ("Paragraphs",),
     "paragraphs.files": ("load_paragraphs", "save_paragraphs"),
@@ -50,6 +59,7 @@ _HOMES = {
     "localize.attribution": ("weight_gradients", "weight_scores"),
     "localize.attention": ("rare_token_attention",),
     "localize.patching": ("patch_positions",),
+    "localize.ablation": ("ablation_table",),
     "localize.masks.weight_mask": ("WeightMask", "frozen_outside"),
     "localize.masks.top": ("top_weights",),
     "localize.masks.matched_random": ("matched_random_weights",),
@@ -68,6 +78,9 @@ __all__ = [
     "Study",
     "WeightMask",
     "ablated",
+    "ablation_table",
+    "activation_means",
+    "audit",
     "bootstrap_mean",
     "clusters",
     "components",
@@ -75,9 +88,11 @@ __all__ = [
     "export_model",
     "frozen_outside",
     "greedy_continuation",
+    "hook_table",
     "hooked",
     "inspect_paragraph",
     "load_controls",
+    "load_means",
     "load_model",
     "load_natural",
     "load_paragraphs",

@@ -19,7 +19,7 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.model.hooks import recorded
 from memhooks.model.labelled import Variable, labelled
-from memhooks.model.loading import HookedModel
+from memhooks.model.loading import HookedModel, window_of
 from memhooks.model.provenance import provenance
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -92,10 +92,8 @@ def prefix_attention(model: HookedModel, prefix: Int[Tensor, "batch pos"]) -> Fl
 
 def reachable_keys(model: HookedModel, query: int) -> Bool[Tensor, "layer pos"]:
     """Which keys each layer's heads can see from `query`: all before it, or those in the local window."""
-    kinds = model.cfg.attn_types or ["global"] * model.cfg.n_layers
-    window = model.cfg.window_size or query + 1
-    key = torch.arange(query + 1)
-    return torch.stack([key > query - window if kind == "local" else key >= 0 for kind in kinds])
+    windows = [window_of(model, layer) or query + 1 for layer in range(model.cfg.n_layers)]
+    return torch.arange(query + 1) > query - torch.tensor(windows)[:, None]
 
 
 def _spearman(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.measure.recitation import score_tokens
-from memhooks.model.hooks import patched, recorded
+from memhooks.model.edits import patched
+from memhooks.model.hooks import recorded
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance

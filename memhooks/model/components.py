@@ -5,7 +5,7 @@ the only place that knows how TransformerLens names them.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -78,12 +78,9 @@ def component_parameters(model: HookedModel) -> dict[str, nn.Parameter]:
 @contextmanager
 def trainable(model: HookedModel) -> Iterator[dict[str, nn.Parameter]]:
     """Inside the block exactly the grid's parameters require gradients; before and after, as found."""
-    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     chosen = component_parameters(model)
-    try:
+    with ExitStack() as before:
         for name, parameter in model.named_parameters():
+            before.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(name in chosen)
         yield chosen
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(before[name])

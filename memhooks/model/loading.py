@@ -28,7 +28,17 @@ HookedModel = HookedTransformer
 BUNDLED = ("organism", "organism-twin")
 _NORM = re.compile(r"\.ln[12]\.|^ln_final\.")
 
-__all__ = ["BUNDLED", "HookPoint", "HookedModel", "asset", "load_model", "tokenizer_of"]
+__all__ = [
+    "BUNDLED",
+    "HookPoint",
+    "HookedModel",
+    "asset",
+    "is_processed",
+    "layer_type",
+    "load_model",
+    "tokenizer_of",
+    "window_of",
+]
 
 
 def asset(name: str) -> Path:
@@ -97,6 +107,16 @@ def tokenizer_of(model: HookedModel) -> PreTrainedTokenizerBase:
 def is_processed(model: HookedModel) -> bool:
     """Whether layer norms were folded and weights centred at loading."""
     return model.cfg.normalization_type == "LNPre"
+
+
+def layer_type(model: HookedModel, layer: int) -> str:
+    """Whether a layer's attention is `"global"` or `"local"`."""
+    return "global" if model.cfg.attn_types is None else model.cfg.attn_types[layer]
+
+
+def window_of(model: HookedModel, layer: int) -> int | None:
+    """How many tokens a position of this layer can attend to, itself included; None where all before it."""
+    return model.cfg.window_size if layer_type(model, layer) == "local" else None
 
 
 def _hooked(

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -108,13 +108,10 @@ class _MaskedWeights:
 @contextmanager
 def restored(model: HookedModel) -> Iterator[None]:
     """After the block every weight is bit for bit what it was before."""
-    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    try:
+    with ExitStack() as before:  # undoes the rest even where Ctrl-C stops one
+        for weight in model.parameters():
+            before.callback(weight.data.copy_, weight.detach().clone())
         yield
-    finally:
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight.copy_(before[name])
 
 
 def _check(

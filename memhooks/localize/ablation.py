@@ -1,0 +1,113 @@
+"""What does recitation lose without some part of the model, and does it lose more than other text?
+
+1. Every set of paragraphs is measured intact and with the parts ablated, pair by pair.
+2. The null: as many other parts of the same kind, drawn at random a few times, ablated the same way.
+3. A part matters for recitation if its effect on memorized text exceeds both that of
+   random parts and its own effect on text that was never memorized.
+"""
+
+from collections.abc import Mapping
+from typing import Unpack, cast
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int
+from torch import Tensor
+
+from memhooks.errors import InputError
+from memhooks.measure.intervals import bootstrap_mean
+from memhooks.measure.recitation import recitation
+from memhooks.model.edits import How, ablated
+from memhooks.model.labelled import Variable, labelled
+from memhooks.model.loading import HookedModel
+from memhooks.model.means import ActivationMeans
+from memhooks.model.parts import Parts, checked, random_parts
+from memhooks.model.provenance import model_hash
+from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.paragraphs.splits import clusters
+from memhooks.progress import tracked
+
+
+def ablation_table(
+    model: HookedModel,
+    sets: Mapping[str, Paragraphs],
+    *,
+    how: How = "zero",
+    means: ActivationMeans | None = None,
+    source: Int[Tensor, "source pos"] | None = None,
+    seed: int = 0,
+    n_random: int = 3,
+    **parts: Unpack[Parts],
+) -> xr.Dataset:
+    """Recitation with and without some parts of the model, one row per set of paragraphs.
+
+    Args:
+        model: a hooked GPT-Neo.
+        sets: paragraphs by name, such as memorized and never-seen ones.
+        how: as in `ablated`; so are `means` and `source`.
+        means: for `how="mean"`.
+        source: for `how="resample"`.
+        seed: of the ablation, the random parts and the intervals.
+        n_random: draws of as many random other parts; 0 leaves the null away.
+        **parts: `heads`, `neurons`, `edges`, `mlp_layers`, `attention_layers`.
+
+    Returns:
+        Dataset over `row` (the set's name): `em` and `em_without` (tokens), `nll` and
+        `nll_without` (nats per token), `nll_rise` with the ends `low` and `high` of its 95 %
+        interval over paragraphs (clusters of near-duplicates count once), and
+        `nll_rise_random`, the mean over the random parts (NaN without them).
+
+    Raises:
+        InputError: no sets, or as `ablated`.
+    """
+    if not sets:
+        raise InputError('no paragraphs to measure; pass sets={"memorized": ..., "control": ...}')
+    if n_random < 0:
+        raise InputError(f"n_random must be at least 0, got {n_random}")
+    given = cast(Parts, parts)
+    generator = torch.Generator().manual_seed(seed)
+    nulls = [random_parts(model, given, generator=generator) for _ in range(n_random)]
+    rows = []
+    for paragraphs in sets.values():
+        base = recitation(model, paragraphs)
+        without = []
+        for chosen in tracked([given, *nulls], "ablating"):
+            with ablated(model, how=how, means=means, source=source, seed=seed, **chosen):
+                without.append(recitation(model, paragraphs))
+        rows.append(_row(paragraphs, base, without, seed))
+    about = {"model_hash": model_hash(model), "how": how, "parts": checked(model, given), "seed": seed}
+    nats, tokens, axis = "nats per continuation token", "tokens before the first miss, mean", ("row",)
+    units = {
+        "em": tokens,
+        "em_without": f"{tokens}, parts ablated",
+        "nll": nats,
+        "nll_without": f"{nats}, parts ablated",
+        "nll_rise": f"{nats}, ablated minus intact; 0 = no effect",
+        "low": "lower end of its 95 % interval",
+        "high": "upper end of its 95 % interval",
+        "nll_rise_random": f"{nats}, mean over {n_random} draws of random parts; 0 = no effect",
+        "n_paragraphs": "paragraphs",
+    }
+    columns = {
+        name: Variable(np.array([row[name] for row in rows]), axis, unit, {"row": list(sets)})
+        for name, unit in units.items()
+    }
+    return labelled(about | {"n_random": n_random}, **columns)
+
+
+def _row(paragraphs: Paragraphs, base: xr.Dataset, without: list[xr.Dataset], seed: int) -> dict[str, float | int]:
+    before = base["nll"].mean("pos").values
+    rises = [one["nll"].mean("pos").values - before for one in without]
+    mean, low, high = bootstrap_mean(rises[0], seed=seed, clusters=clusters(paragraphs).numpy())
+    return {
+        "n_paragraphs": len(paragraphs),
+        "em": float(base["exact_match"].mean()),
+        "em_without": float(without[0]["exact_match"].mean()),
+        "nll": float(before.mean()),
+        "nll_without": float(without[0]["nll"].mean()),
+        "nll_rise": float(mean),
+        "low": float(low),
+        "high": float(high),
+        "nll_rise_random": float(np.mean(rises[1:])) if rises[1:] else float("nan"),
+    }

@@ -1,0 +1,256 @@
+"""Do edits at a model's hook points do what they say? Three checks per kind of site, in both ways of editing.
+
+1. Identity: a hook that puts the activation back changes no logit.
+2. Edit: a hook that really changes the activation changes the logits.
+3. Full patch: everything that reaches the site is scrambled, the clean activation is put
+   there, and the logits are the clean ones again: the edit goes everywhere it should.
+
+Each runs as one row of a batch, once with a returned tensor and once in place, in one
+global and one local layer. It needs only `hook_dict`, `run_with_hooks` and `cfg`, so it also
+judges other hooked models, such as the Bridge of TransformerLens 4.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from memhooks.model.html_table import html_table
+
+Way = Literal["returned", "in place"]
+IDENTITY, EDIT, FULL = range(3)  # rows of the batch
+
+
+@runtime_checkable
+class Hookable(Protocol):
+    """What a model must offer to be audited."""
+
+    cfg: Any
+    hook_dict: Any
+
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as TransformerLens has it
+        """Run the model with hooks for one pass."""
+        ...
+
+
+SCRAMBLED: dict[str, tuple[str, ...]] = {
+    "ln1.hook_normalized": ("ln1.hook_scale",),
+    "attn.hook_q": ("ln1.hook_normalized",),
+    "attn.hook_k": ("ln1.hook_normalized",),
+    "attn.hook_v": ("ln1.hook_normalized",),
+    "attn.hook_attn_scores": ("attn.hook_q", "attn.hook_k"),
+    "attn.hook_pattern": ("attn.hook_q", "attn.hook_k"),
+    "attn.hook_z": ("attn.hook_q", "attn.hook_k", "attn.hook_v"),
+    "hook_attn_out": ("attn.hook_z",),
+    "ln2.hook_normalized": ("ln2.hook_scale",),
+    "mlp.hook_pre": ("ln2.hook_normalized",),
+    "mlp.hook_post": ("mlp.hook_pre",),
+    "hook_mlp_out": ("mlp.hook_post",),
+}
+"""For each site of a block the sites that reach the logits through it alone (with its companions)."""
+
+TOGETHER = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
+"""One norm feeds all three, so only patching all three gives the clean logits."""
+
+CUTS = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "ln_final.hook_normalized")
+"""Everything passes through these, so other tokens are scramble enough."""
+
+NO_FULL_PATCH = ("hook_pos_embed", "ln1.hook_scale", "ln2.hook_scale", "ln_final.hook_scale")
+"""Nothing reaches the logits through these alone: they have the first two checks."""
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One hook point edited in one way; effects are the largest change of a logit.
+
+    Attributes:
+        site: hook name without its layer.
+        name: full hook name.
+        attention: type of the layer, "" outside the blocks.
+        way: whether the hook returned a tensor or edited in place.
+        identity: effect of putting the activation back; 0 expected.
+        edit: effect of a real edit; above 0 expected.
+        full_patch: distance from the clean logits after a full patch; 0 expected, None = not defined here.
+        failed: which of the three did not come out as expected.
+    """
+
+    site: str
+    name: str
+    attention: str
+    way: Way
+    identity: float
+    edit: float
+    full_patch: float | None
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found; truthy if every check passed."""
+
+    rows: tuple[AuditRow, ...]
+    tolerance: float
+
+    def __bool__(self) -> bool:
+        return not self.failed_sites
+
+    @property
+    def failed_sites(self) -> list[str]:
+        """Short names of the sites at which some edit did not do what it says, in forward order."""
+        return list(dict.fromkeys(row.site.rsplit("hook_", 1)[-1] for row in self.rows if row.failed))
+
+    def __str__(self) -> str:
+        if self:
+            return f"audit passed: {len(self.rows)} checks at {len({row.site for row in self.rows})} kinds of site"
+        return f"audit failed at {', '.join(self.failed_sites)}"
+
+    def _repr_html_(self) -> str:
+        return html_table([shown(row) for row in self.rows], caption=str(self))
+
+
+def shown(row: AuditRow) -> dict[str, object]:
+    """A row as people read it."""
+    return {
+        "site": row.site,
+        "layer": row.name.split(".")[1] if row.name.startswith("blocks.") else "",
+        "attention": row.attention,
+        "way": row.way,
+        "identity": f"{row.identity:.1e}",
+        "edit": f"{row.edit:.1e}",
+        "full patch": "-" if row.full_patch is None else f"{row.full_patch:.1e}",
+        "verdict": "ok" if not row.failed else "FAILED: " + ", ".join(row.failed),
+    }
+
+
+@torch.no_grad()
+def audit(model: Hookable, *, length: int = 12, seed: int = 0) -> Audit:
+    """Check that edits at every kind of hook point reach the logits, and reach all of them.
+
+    Args:
+        model: a hooked model in eval mode; hook points that are switched off are left out.
+        length: tokens of the probe.
+        seed: of the probe's tokens and of the edits.
+    """
+    run = _clean_run(model, length, seed)
+    tolerance = 8 * torch.finfo(run.logits.dtype).eps * _largest(run.logits)
+    rows = []
+    for site, name, attention in _sites(model, run.activations):
+        for way in get_args(Way):
+            try:
+                effects = _effects(model, run, name, site, way)
+                failed = _failed(*effects, tolerance)
+            except (RuntimeError, IndexError) as error:  # loud, but still an edit that cannot be made
+                effects, failed = (nan, nan, nan), (f"raises {type(error).__name__}",)
+            rows.append(AuditRow(site, name, attention, way, *effects, failed))
+    return Audit(tuple(rows), tolerance)
+
+
+@dataclass(frozen=True)
+class _CleanRun:
+    """What edits are compared with."""
+
+    tokens: Int[Tensor, "3 pos"]
+    other_tokens: Int[Tensor, " pos"]
+    logits: Float[Tensor, "pos d_vocab"]
+    activations: dict[str, Tensor]
+    seed: int
+
+
+def _clean_run(model: Hookable, length: int, seed: int) -> _CleanRun:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(model.cfg.d_vocab, (2, min(length, model.cfg.n_ctx)), generator=generator)
+    tokens, activations = drawn[:1].repeat(3, 1).to(model.cfg.device), {}
+
+    def recorder(name: str) -> Callable:  # a Bridge's hook knows only one of its names
+        def record(activation: Tensor, hook: object) -> None:
+            activations[name] = activation[0].clone()
+
+        return record
+
+    names = [name for name in model.hook_dict if _site(name) in {*SCRAMBLED, *CUTS, *NO_FULL_PATCH}]
+    logits = model.run_with_hooks(tokens, fwd_hooks=[(name, recorder(name)) for name in names])
+    return _CleanRun(tokens, drawn[1].to(tokens), logits[0], activations, seed)
+
+
+def _effects(model: Hookable, run: _CleanRun, name: str, site: str, way: Way) -> tuple[float, float, float | None]:
+    probe, block = run.tokens.clone(), name.removesuffix(site)
+    if site in CUTS:
+        probe[FULL] = run.other_tokens
+    hooks: list[tuple[str, Callable]] = [
+        (block + upstream, _scramble(way, run.seed + 1)) for upstream in SCRAMBLED.get(site, ())
+    ]
+    for one in TOGETHER if site in TOGETHER else (site,):
+        hooks.append((block + one, _put(way, run.activations[block + one], run.seed, edits=one == site)))
+    after = model.run_with_hooks(probe, fwd_hooks=hooks)
+    effect = [_largest(one - run.logits) for one in after]
+    defined = site in CUTS or site in SCRAMBLED
+    return effect[IDENTITY], effect[EDIT], effect[FULL] if defined else None
+
+
+def _put(way: Way, clean: Tensor, seed: int, *, edits: bool) -> Callable:
+    """A hook that puts row 0 back, changes row 1 and patches row 2 with the clean activation."""
+
+    def put(activation: Tensor, hook: object) -> Tensor | None:
+        wanted = activation.clone()
+        if edits:
+            wanted[EDIT] = activation[EDIT] * _factors(activation[EDIT], seed)
+        wanted[FULL] = clean
+        return _deliver(way, activation, wanted)
+
+    return put
+
+
+def _scramble(way: Way, seed: int) -> Callable:
+    def scramble(activation: Tensor, hook: object) -> Tensor | None:
+        wanted = activation.clone()
+        wanted[FULL] = activation[FULL] * _factors(activation[FULL], seed)
+        return _deliver(way, activation, wanted)
+
+    return scramble
+
+
+def _deliver(way: Way, activation: Tensor, wanted: Tensor) -> Tensor | None:
+    if way == "returned":
+        return wanted
+    activation.copy_(wanted)
+    return None
+
+
+def _factors(activation: Tensor, seed: int) -> Tensor:
+    """Between a quarter and seven quarters: positive, so that masked scores stay masked and scales stay scales."""
+    generator = torch.Generator().manual_seed(seed)
+    return (0.25 + 1.5 * torch.rand(activation.shape, generator=generator)).to(activation)
+
+
+def _failed(identity: float, edit: float, full: float | None, tolerance: float) -> tuple[str, ...]:
+    checks = {
+        "identity changes the logits": identity <= tolerance,
+        "edit does not reach the logits": edit > tolerance,
+        "full patch misses the clean logits": full is None or full <= tolerance,
+    }  # comparisons with NaN are false, so NaN fails
+    return tuple(name for name, passed in checks.items() if not passed)
+
+
+def _sites(model: Hookable, fired: dict[str, Tensor]) -> list[tuple[str, str, str]]:
+    """(site, full name, attention type) of each point to check, in forward order: the last layer of each type."""
+    kinds: Sequence[str] = getattr(model.cfg, "attn_types", None) or ["global"] * model.cfg.n_layers
+    last = {kind: layer for layer, kind in enumerate(kinds)}
+    blocks = {f"blocks.{layer}.": kind for kind, layer in last.items()}
+    found = []
+    for name in fired:
+        block = name.removesuffix(_site(name))
+        if not block or block in blocks:
+            found.append((_site(name), name, blocks.get(block, "")))
+    return found
+
+
+def _site(name: str) -> str:
+    return name.split(".", 2)[2] if name.startswith("blocks.") else name
+
+
+def _largest(change: Tensor) -> float:
+    return float(change.abs().max())

@@ -1,0 +1,195 @@
+"""What can be hooked: every hook point with its shape, size, layer type, flag, and when it fires."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from memhooks.errors import InputError
+from memhooks.model.hook_names import gate, layer_of
+from memhooks.model.html_table import html_table
+from memhooks.model.loading import HookedModel, HookPoint, layer_type, window_of
+
+_PER_HEAD = "batch pos head d_head"
+_INPUT = "batch pos head d_model"
+_STREAM = "batch pos d_model"
+_AXES = {
+    "hook_scale": "batch pos one",
+    "hook_q": _PER_HEAD,
+    "hook_k": _PER_HEAD,
+    "hook_v": _PER_HEAD,
+    "hook_z": _PER_HEAD,
+    "hook_attn_scores": "batch head query key",
+    "hook_pattern": "batch head query key",
+    "hook_result": _INPUT,
+    "hook_attn_in": _INPUT,
+    "hook_q_input": _INPUT,
+    "hook_k_input": _INPUT,
+    "hook_v_input": _INPUT,
+    "hook_pre": "batch pos d_mlp",
+    "hook_post": "batch pos d_mlp",
+    "hook_out": "batch pos d_vocab",
+}
+
+
+@dataclass(frozen=True)
+class HookRow:
+    """One hook point.
+
+    Attributes:
+        name: full hook name.
+        place: what the helpers take for it: a short name with its layer, or the name itself.
+        layer: block it belongs to, if any.
+        attention: `global`, or `local` with its window in tokens.
+        axes: what the axes of the activation are.
+        shape: length of each.
+        megabytes: size of one activation (10^6 bytes).
+        flag: configuration flag it needs, "" for none.
+        fires: how often it fires in one forward pass as the model is set now.
+        order: place among the points that fire, from 1; 0 = does not fire.
+    """
+
+    name: str
+    place: str
+    layer: int | None
+    attention: str
+    axes: str
+    shape: tuple[int, ...]
+    megabytes: float
+    flag: str
+    fires: int
+    order: int
+
+
+@dataclass(frozen=True)
+class HookTable:
+    """Every hook point of a model; a notebook shows it as a table with a search box."""
+
+    rows: tuple[HookRow, ...]
+    caption: str
+
+    def __iter__(self) -> Iterator[HookRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def find(self, text: str = "", *, layer: int | None = None, fires: bool | None = None) -> "HookTable":
+        """The rows in which every word of `text` occurs, of one layer, or which fire (or do not).
+
+        Raises:
+            InputError: nothing is left.
+        """
+        words = text.lower().split()
+        left = tuple(
+            row
+            for row in self.rows
+            if all(word in " ".join(map(str, asdict(row).values())).lower() for word in words)
+            and layer in (None, row.layer)
+            and fires in (None, row.fires > 0)
+        )
+        if not left:
+            raise InputError(
+                f"no hook point of {len(self)} matches {text!r}, layer={layer}, fires={fires}; leave one away"
+            )
+        return HookTable(left, self.caption)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One line per hook point, by full name."""
+        return pd.DataFrame([asdict(row) for row in self.rows]).set_index("name")
+
+    def _repr_html_(self) -> str:
+        return html_table([shown(row) for row in self.rows], caption=f"{self.caption}: {len(self)} hook points")
+
+
+def shown(row: HookRow) -> dict[str, object]:
+    """A row as people read it."""
+    return {
+        "order": row.order or "",
+        "hook point": row.name,
+        "short": row.place,
+        "axes": row.axes,
+        "shape": " x ".join(map(str, row.shape)),
+        "MB": f"{row.megabytes:.3f}",
+        "attention": row.attention,
+        "fires": row.fires or "no",
+        "needs": f"cfg.{row.flag}" if row.flag else "",
+    }
+
+
+def hook_table(model: HookedModel, *, batch: int = 1, length: int | None = None) -> HookTable:
+    """List every hook point as it would be for `batch` rows of `length` tokens.
+
+    One forward pass over a single row finds out what fires. Length is the context's, at most 100, by default.
+
+    Raises:
+        InputError: a batch below one, or a length the model cannot read.
+    """
+    length = min(100, model.cfg.n_ctx) if length is None else length
+    if batch < 1:
+        raise InputError(f"batch must be at least 1, got {batch}")
+    if not 1 <= length <= model.cfg.n_ctx:
+        raise InputError(f"length must lie in 1..{model.cfg.n_ctx} (the model's context), got {length}")
+    seen = _fired(model, length)
+    order = {name: number for number, name in enumerate(seen, start=1)}
+    rows = []
+    for name in model.hook_dict:
+        axes, shape = _shape(model, name, seen.get(name, []), length)
+        layer = layer_of(name)
+        rows.append(
+            HookRow(
+                name=name,
+                place=_place(name),
+                layer=layer,
+                attention="" if layer is None else _attention(model, layer),
+                axes=axes,
+                shape=(batch, *shape[1:]),
+                megabytes=batch * prod(shape[1:]) * model.cfg.dtype.itemsize / 1e6,
+                flag=gate(name) or "",
+                fires=len(seen.get(name, [])),
+                order=order.get(name, 0),
+            )
+        )
+    rows.sort(key=lambda row: (row.order == 0, row.order))
+    return HookTable(tuple(rows), f"batch {batch}, {length} tokens, {str(model.cfg.dtype).removeprefix('torch.')}")
+
+
+def _fired(model: HookedModel, length: int) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes that each hook point saw, by name in the order in which they first fired."""
+    seen: dict[str, list[tuple[int, ...]]] = {}
+
+    def note(activation: Tensor, hook: HookPoint) -> None:
+        seen.setdefault(str(hook.name), []).append(tuple(activation.shape))
+
+    tokens = torch.zeros((1, length), dtype=torch.long, device=model.cfg.device)
+    with torch.no_grad():  # TransformerLens's own, because a point that does not fire is no error here
+        model.run_with_hooks(tokens, fwd_hooks=[(lambda name: True, note)])
+    return seen
+
+
+def _shape(model: HookedModel, name: str, seen: list[tuple[int, ...]], length: int) -> tuple[str, tuple[int, ...]]:
+    """Axes and shape for one row: as it fired, or as it would if its flag were on."""
+    axes = _AXES.get(name.rsplit(".", 1)[-1], _STREAM)
+    if seen:
+        # With split inputs, norms see one stream per head.
+        return (axes if len(seen[0]) == len(axes.split()) else _INPUT), seen[0]
+    cfg = model.cfg
+    sizes = {"batch": 1, "one": 1, "head": cfg.n_heads, "d_head": cfg.d_head, "d_model": cfg.d_model}
+    return axes, tuple(sizes.get(axis, length) for axis in axes.split())
+
+
+def _place(name: str) -> str:
+    layer = layer_of(name)
+    if layer is None:
+        return f'"{name}"'
+    short = name.rsplit("hook_", 1)[-1]
+    norm = next((f', "{norm}"' for norm in ("ln1", "ln2") if f".{norm}." in name), "")
+    return f'("{short}", {layer}{norm})'
+
+
+def _attention(model: HookedModel, layer: int) -> str:
+    window = window_of(model, layer)
+    return layer_type(model, layer) if window is None else f"local, window {window}"

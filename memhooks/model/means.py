@@ -1,0 +1,170 @@
+"""Mean activations over a set of texts: what a part usually does, streamed batch by batch and kept with its hash."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from memhooks.errors import InputError, in_short
+from memhooks.model.checks import check_tokens
+from memhooks.model.hook_names import find_hooks, full_name
+from memhooks.model.hooks import hooked
+from memhooks.model.loading import HookedModel, HookPoint
+from memhooks.model.provenance import model_hash, tensor_hash
+from memhooks.progress import tracked
+
+Over = Literal["paragraphs", "positions"]
+
+
+@dataclass(frozen=True)
+class ActivationMeans:
+    """Means by hook name, and what they were taken from.
+
+    Attributes:
+        values: for each hook name the activation without its batch axis: position by
+            position, or (over positions) with a position axis of one.
+        n_paragraphs: rows that were averaged.
+        over: whether each position has a mean of its own or all share one.
+        model_hash: fingerprint of the model's weights.
+        tokens_hash: fingerprint of the rows.
+    """
+
+    values: dict[str, Tensor]
+    n_paragraphs: int
+    over: Over
+    model_hash: str
+    tokens_hash: str
+
+    def at(self, name: str, like: Tensor) -> Tensor:
+        """The mean at a hook point, spread over an activation of `like`'s shape.
+
+        Raises:
+            InputError: the means do not cover the hook point, or are of texts of another length.
+        """
+        mean = self.values[self.check_covers(name)].to(like)
+        if self.over == "paragraphs" and mean.shape != like.shape[1:]:
+            raise InputError(
+                f"the means at {name} have shape {tuple(mean.shape)}, the activation {tuple(like.shape[1:])}: "
+                'take them from texts of the same length, or over="positions"'
+            )
+        return mean.expand_as(like)
+
+    def check_covers(self, name: str) -> str:
+        """The name itself, if there is a mean for it.
+
+        Raises:
+            InputError: there is none.
+        """
+        if name not in self.values:
+            site = name.rsplit("hook_", 1)[-1]
+            raise InputError(f"the means hold no {name}; add it with activation_means(..., sites=({site!r}, ...))")
+        return name
+
+    def check_model(self, model: HookedModel) -> None:
+        """Refuse a model whose weights are not those that were averaged.
+
+        Raises:
+            InputError: they differ.
+        """
+        if (other := model_hash(model)) != self.model_hash:
+            raise InputError(
+                f"the means come from other weights ({self.model_hash}) than the model's ({other}); take them anew"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write to `.safetensors`, whole or not at all.
+
+        Raises:
+            InputError: the file name does not end in `.safetensors`.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise InputError(f"means are saved as .safetensors, got {path.name}")
+        about = {key: value for key, value in asdict(self).items() if key != "values"}
+        partial = path.with_name(path.name + ".partial")
+        save_file(
+            {name: mean.contiguous() for name, mean in self.values.items()}, partial, {"means": json.dumps(about)}
+        )
+        partial.replace(path)
+
+
+def load_means(path: str | Path) -> ActivationMeans:
+    """Read means back.
+
+    Raises:
+        InputError: the file is missing, damaged or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no means file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["means"])
+            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return ActivationMeans(values=values, **about)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: not a file of activation means ({in_short(error)})") from error
+
+
+@torch.no_grad()
+def activation_means(
+    model: HookedModel,
+    tokens: Int[Tensor, "row pos"],
+    *,
+    sites: Sequence[str] = ("z", "mlp_out", "attn_out"),
+    over: Over = "paragraphs",
+    batch_size: int = 32,
+) -> ActivationMeans:
+    """Average activations over rows, one batch in memory at a time, summed in float64.
+
+    Args:
+        model: in eval mode.
+        tokens: the rows, such as `controls.tokens`.
+        sites: short names of hook points, taken in every layer. The default serves heads,
+            MLP and attention layers; neurons need `"post"`, edges `"pattern"`.
+        over: `"paragraphs"` keeps a mean for each position, `"positions"` one for all.
+        batch_size: rows per pass.
+
+    Raises:
+        InputError: rows the model cannot read, unknown sites, or attention patterns averaged over positions.
+    """
+    check_tokens(model, tokens)
+    if over not in get_args(Over):
+        raise InputError(f"over must be one of {', '.join(get_args(Over))}, got {over!r}")
+    if over == "positions" and (square := {"pattern", "attn_scores"} & set(sites)):
+        raise InputError(f'{square.pop()} has no mean over positions; use over="paragraphs"')
+    names = find_hooks(model, [full_name((site, layer)) for site in sites for layer in range(model.cfg.n_layers)])
+    with _summed(model, names) as sums:
+        for rows in tracked(tokens.split(batch_size), "averaging"):
+            model(rows.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
+    means = {name: total / len(tokens) for name, total in sums.items()}
+    if over == "positions":
+        means = {name: mean.mean(0, keepdim=True) for name, mean in means.items()}
+    return ActivationMeans(
+        values={name: mean.to("cpu", model.cfg.dtype) for name, mean in means.items()},
+        n_paragraphs=len(tokens),
+        over=over,
+        model_hash=model_hash(model),
+        tokens_hash=tensor_hash(tokens),
+    )
+
+
+@contextmanager
+def _summed(model: HookedModel, names: list[str]) -> Iterator[dict[str, Tensor]]:
+    sums: dict[str, Tensor] = {}
+
+    def add(activation: Tensor, hook: HookPoint) -> None:
+        total = activation.sum(0, dtype=torch.float64)
+        name = str(hook.name)
+        sums[name] = sums[name] + total if name in sums else total
+
+    with hooked(model, [(names, add)]):
+        yield sums
