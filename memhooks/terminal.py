@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich.box import HEAVY_HEAD, Box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,9 +20,11 @@ def say(line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Print rows of equal keys as a table."""
-    table = Table(title=Text(title), title_justify="left")
+def print_table(title: str, rows: Sequence[Mapping[str, object]], *, box: Box = HEAVY_HEAD) -> None:
+    """Print rows of equal keys as a table; long ones read better in a `SIMPLE` box."""
+    table = Table(
+        title=Text(title), title_justify="left", box=box, padding=(0, 1) if box is HEAVY_HEAD else (0, 1, 0, 0)
+    )
     for name in rows[0]:
         table.add_column(Text(name), overflow="fold")
     for row in rows:

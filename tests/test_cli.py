@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from memhooks import cli
 from memhooks.errors import InputError
+from memhooks.model.audit import Audit, AuditRow
 from memhooks.model.labelled import load_result
 from memhooks.organism.paragraphs import load_planted
 from tests.conftest import tiny_neo
@@ -26,7 +27,7 @@ def run(*arguments):
 def test_help_lists_the_commands_without_loading_torch():
     done = run("--help")
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("study", "measure", "inspect"))
+    assert all(command in done.stdout for command in ("study", "measure", "inspect", "hooks", "audit"))
     heavy = "{'torch', 'transformers', 'plotly', 'numpy'} & set(sys.modules)"
     script = f"import sys, memhooks, memhooks.cli; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -41,6 +42,9 @@ def test_help_lists_the_commands_without_loading_torch():
         (["inspect", "@Z9"], "no bundled paragraph 'Z9'"),
         (["inspect", "A383"], "did you mean @A383?"),
         (["measure", "--paragraphs", "A", "--out", "a.csv"], "a.csv must end in .nc"),
+        (["hooks", "patern"], "no hook point of 190 matches 'patern'"),
+        (["hooks", "--length", "500"], "length must lie in 1..128"),
+        (["audit", "--model", "nowhere"], "no model folder at nowhere"),
     ],
 )
 def test_unusable_input_ends_in_one_line_and_code_2(monkeypatch, capsys, arguments, message):
@@ -147,3 +151,28 @@ def test_inspect_names_tokens_and_heads_and_draws(tmp_path):
     assert done.exit_code == 0, done.output
     assert "exact match" in done.output
     assert (tmp_path / "f.html").stat().st_size > 1e5
+
+
+def test_hooks_lists_what_fires_and_what_is_switched_off():
+    done = CliRunner().invoke(cli.app, ["hooks", "--layer", "1"])
+    assert done.exit_code == 0
+    assert "layer 1, local, window 32" in done.stdout
+    assert "no: use_attn_result" in done.stdout
+    rows = json.loads(CliRunner().invoke(cli.app, ["hooks", "pattern local", "--json", "--batch", "4"]).stdout)
+    assert [row["layer"] for row in rows] == [1, 3, 5, 7]
+    assert rows[0]["shape"] == [4, 8, 100, 100]
+    silent = json.loads(CliRunner().invoke(cli.app, ["hooks", "--silent", "--json"]).stdout)
+    assert all(row["flag"] and not row["fires"] for row in silent)
+
+
+def test_audit_passes_on_the_bundled_model_and_its_exit_code_says_otherwise(monkeypatch):
+    done = CliRunner().invoke(cli.app, ["audit"])
+    assert done.exit_code == 0
+    assert "audit passed: 76 checks at 21 kinds of site" in done.stdout
+    bad = AuditRow("attn.hook_pattern", "blocks.0.attn.hook_pattern", "global", "returned", 0.0, 0.0, 1.0, ("edit",))
+    monkeypatch.setattr("memhooks.model.audit.audit", lambda model: Audit((bad,), 1e-5))
+    failed = CliRunner().invoke(cli.app, ["audit", "--failures"])
+    assert failed.exit_code == 1
+    assert "audit failed at pattern" in failed.stdout
+    rows = json.loads(CliRunner().invoke(cli.app, ["audit", "--json"]).stdout)
+    assert rows[0]["failed"] == ["edit"]

@@ -116,8 +116,7 @@ def shown(row: AuditRow) -> dict[str, object]:
     """A row as people read it."""
     return {
         "site": row.site,
-        "layer": row.name.split(".")[1] if row.name.startswith("blocks.") else "",
-        "attention": row.attention,
+        "layer": f"{row.name.split('.')[1]} {row.attention}" if row.attention else "",
         "way": row.way,
         "identity": f"{row.identity:.1e}",
         "edit": f"{row.edit:.1e}",

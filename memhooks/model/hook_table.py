@@ -106,18 +106,41 @@ class HookTable:
 
 
 def shown(row: HookRow) -> dict[str, object]:
-    """A row as people read it."""
+    """A row as people read it in a notebook."""
     return {
         "order": row.order or "",
         "hook point": row.name,
         "short": row.place,
         "axes": row.axes,
-        "shape": " x ".join(map(str, row.shape)),
+        "shape": _sizes(row),
         "MB": f"{row.megabytes:.3f}",
         "attention": row.attention,
         "fires": row.fires or "no",
         "needs": f"cfg.{row.flag}" if row.flag else "",
     }
+
+
+def shown_narrow(row: HookRow) -> dict[str, object]:
+    """A row for the eighty columns of a terminal, under a heading that names the layer."""
+    order = f"{row.order}" if row.fires < 2 else f"{row.order} ({row.fires} times)"
+    return {
+        "hook point": row.name.removeprefix(f"blocks.{row.layer}."),
+        "short": _short(row),
+        "shape": _sizes(row),
+        "MB": f"{row.megabytes:.3f}",
+        "fires": order if row.fires else f"no: {row.flag}",
+    }
+
+
+def _short(row: HookRow) -> str:
+    if row.layer is None:
+        return ""
+    norm = next((f" {norm}" for norm in ("ln1", "ln2") if f".{norm}." in row.name), "")
+    return row.name.rsplit("hook_", 1)[-1] + norm
+
+
+def _sizes(row: HookRow) -> str:
+    return "x".join(map(str, row.shape))
 
 
 def hook_table(model: HookedModel, *, batch: int = 1, length: int | None = None) -> HookTable:
@@ -153,8 +176,14 @@ def hook_table(model: HookedModel, *, batch: int = 1, length: int | None = None)
                 order=order.get(name, 0),
             )
         )
-    rows.sort(key=lambda row: (row.order == 0, row.order))
+    rows.sort(key=_reading_order)
     return HookTable(tuple(rows), f"batch {batch}, {length} tokens, {str(model.cfg.dtype).removeprefix('torch.')}")
+
+
+def _reading_order(row: HookRow) -> tuple[int, bool, int]:
+    """Layer by layer, embeddings before and the final norm after; in a layer as they fire, then those that do not."""
+    outside = -1 if "embed" in row.name.split(".")[0] and not row.name.startswith("unembed") else 10**6
+    return (outside if row.layer is None else row.layer), row.order == 0, row.order
 
 
 def _fired(model: HookedModel, length: int) -> dict[str, list[tuple[int, ...]]]:

@@ -8,13 +8,21 @@
 
 import re
 import warnings
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+try:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+except ImportError as error:
+    raise ImportError(
+        f"memhooks needs transformer-lens>=3.9,<4, found {version('transformer-lens')}, which has no "
+        "HookedTransformer; run pip install 'transformer-lens>=3.9,<4'"
+    ) from error
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.pretrained.weight_conversions.neo import convert_neo_weights
 from transformer_lens.weight_processing import ProcessWeights

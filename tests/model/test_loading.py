@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -76,3 +79,9 @@ def test_training_the_hooked_model_never_reaches_the_source(neo):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_casts_happen_after_the_comparison(neo, dtype):
     assert load_model(neo, dtype=dtype).W_E.dtype == dtype
+
+
+def test_a_transformer_lens_without_the_class_is_named_in_one_message():
+    script = "import sys, types; sys.modules['transformer_lens'] = types.ModuleType('x'); import memhooks.model.loading"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "memhooks needs transformer-lens>=3.9,<4, found 3.9.0, which has no HookedTransformer" in done.stderr

@@ -1,0 +1,31 @@
+"""The command line: `memhooks study | measure | inspect | hooks | audit`, one file per command."""
+
+import sys
+
+import typer
+
+from memhooks.cli.audit import audit
+from memhooks.cli.hooks import hooks
+from memhooks.cli.inspect import inspect
+from memhooks.cli.measure import measure
+from memhooks.cli.study import study
+from memhooks.errors import InputError
+
+app = typer.Typer(
+    help="Where does a language model keep a paragraph that it can recite, and can we remove just that?",
+    epilog="Exit codes: 0 done, 1 an audit failed, 2 unusable input (one line says what to do).",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+for command in (study, measure, inspect, hooks, audit):  # in the order of --help
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; unusable input ends in one line and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"memhooks: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,5 @@
+"""`python -m memhooks.cli` is `memhooks`."""
+
+from memhooks.cli import main
+
+main()
