@@ -5,10 +5,13 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
 
 
 def test_the_quickstart_runs_as_it_stands(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(code.splitlines()) <= 12
-    exec(compile(code, "README.md", "exec"), {})
+    quickstart, exploring = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(quickstart.splitlines()) <= 12
+    names = {}
+    exec(compile(quickstart, "README.md", "exec"), names)
     assert "UnlearningStep(step=9" in capsys.readouterr().out
+    exec(compile(exploring, "README.md", "exec"), names)
+    assert names["store"]["pattern", 1].shape[1] == 8
 
 
 def test_every_linked_file_exists():

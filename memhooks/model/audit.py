@@ -88,7 +88,7 @@ class AuditRow:
     failed: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """What an audit found; truthy if every check passed."""
 
@@ -103,7 +103,7 @@ class Audit:
         """Short names of the sites at which some edit did not do what it says, in forward order."""
         return list(dict.fromkeys(row.site.rsplit("hook_", 1)[-1] for row in self.rows if row.failed))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         if self:
             return f"audit passed: {len(self.rows)} checks at {len({row.site for row in self.rows})} kinds of site"
         return f"audit failed at {', '.join(self.failed_sites)}"

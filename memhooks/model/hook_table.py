@@ -64,7 +64,7 @@ class HookRow:
     order: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HookTable:
     """Every hook point of a model; a notebook shows it as a table with a search box."""
 
@@ -100,6 +100,10 @@ class HookTable:
     def to_dataframe(self) -> pd.DataFrame:
         """One line per hook point, by full name."""
         return pd.DataFrame([asdict(row) for row in self.rows]).set_index("name")
+
+    def __repr__(self) -> str:
+        columns = ["shape", "megabytes", "attention", "flag", "fires", "order"]
+        return f"{self.caption}: {len(self)} hook points\n{self.to_dataframe()[columns].to_string()}"
 
     def _repr_html_(self) -> str:
         return html_table([shown(row) for row in self.rows], caption=f"{self.caption}: {len(self)} hook points")
