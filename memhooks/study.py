@@ -39,6 +39,7 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.report.study_page import write_study_report
 from memhooks.unlearn.evaluation import evaluate, summary
 from memhooks.unlearn.unlearning import restored, unlearning_steps
+from memhooks.writing import whole_file
 
 Stage = Literal["recitation", "perturbation", "gradients", "attention", "patching", "unlearning"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -248,9 +249,8 @@ class Study:
             },
             "axes": AXES,
         }
-        partial = self.folder / "manifest.partial"
-        partial.write_text(json.dumps(manifest, indent=2))
-        partial.replace(self.folder / "manifest.json")
+        with whole_file(self.folder / "manifest.json") as partial:
+            partial.write_text(json.dumps(manifest, indent=2))
 
 
 def unlearning_table(rows: list[dict[str, object]]) -> xr.Dataset:

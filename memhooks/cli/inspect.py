@@ -44,15 +44,15 @@ def inspect(
     from memhooks.model.loading import load_model
     from memhooks.report.plots import plot_token_nll
     from memhooks.terminal import print_inspection, say
+    from memhooks.writing import whole_file
 
     loaded = load_model(model)
     found = inspect_paragraph(loaded, _one_paragraph(text, model, loaded, n_prefix))
     print_inspection(found)
     if figure is not None:
         drawing = plot_token_nll(found.tokens, found.recited["nll"].values[0], found.n_prefix)
-        partial = figure.with_name(figure.name + ".partial")
-        drawing.write_html(partial)
-        partial.replace(figure)
+        with whole_file(figure) as partial:
+            drawing.write_html(partial)
         say(f"figure: {figure}")
 
 

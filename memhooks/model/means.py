@@ -20,6 +20,7 @@ from memhooks.model.hooks import hooked
 from memhooks.model.loading import HookedModel, HookPoint
 from memhooks.model.provenance import model_hash, tensor_hash
 from memhooks.progress import tracked
+from memhooks.writing import whole_file
 
 Over = Literal["paragraphs", "positions"]
 
@@ -89,11 +90,10 @@ class ActivationMeans:
         if path.suffix != ".safetensors":
             raise InputError(f"means are saved as .safetensors, got {path.name}")
         about = {key: value for key, value in asdict(self).items() if key != "values"}
-        partial = path.with_name(path.name + ".partial")
-        save_file(
-            {name: mean.contiguous() for name, mean in self.values.items()}, partial, {"means": json.dumps(about)}
-        )
-        partial.replace(path)
+        with whole_file(path) as partial:
+            save_file(
+                {name: mean.contiguous() for name, mean in self.values.items()}, partial, {"means": json.dumps(about)}
+            )
 
 
 def load_means(path: str | Path) -> ActivationMeans:

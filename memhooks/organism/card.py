@@ -22,6 +22,7 @@ from memhooks.organism.recipe import Recipe
 from memhooks.organism.shipping import FOLDERS, trained
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
+from memhooks.writing import whole_file
 
 
 def write_card(work: Path, assets: Path, corpus: Corpus, recipe: Recipe) -> dict:
@@ -42,9 +43,8 @@ def write_card(work: Path, assets: Path, corpus: Corpus, recipe: Recipe) -> dict
         "language": _language(models, work, corpus, recipe),
     }
     for name, text in {"card.json": json.dumps(figures, indent=1), "MODEL_CARD.md": _markdown(figures)}.items():
-        partial = assets / f"{name}.partial"
-        partial.write_text(text)
-        partial.replace(assets / name)
+        with whole_file(assets / name) as partial:
+            partial.write_text(text)
     return figures
 
 

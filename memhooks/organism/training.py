@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from memhooks.organism.recipe import Recipe
+from memhooks.writing import whole_file
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Where training runs; the shipped weights were trained on a CPU, and another device rounds differently."""
@@ -98,9 +99,8 @@ def _step_(model: GPTNeoForCausalLM, optimizers: list, tokens: Int[Tensor, "batc
 
 def _save(path: Path, model: nn.Module, optimizers: list, losses: list[float]) -> None:
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "losses": losses}
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(state, partial)
 
 
 def _restore_(model: nn.Module, optimizers: list, state: dict) -> list[float]:

@@ -9,6 +9,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from memhooks.writing import whole_file
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }}</title><style>
@@ -55,6 +57,5 @@ def write_report(path: Path, *, title: str, lead: str, sections: Sequence[Sectio
     """Write the page, whole or not at all; all text is escaped, no network is needed to open it."""
     template = Environment(autoescape=True).from_string(_PAGE)
     html = template.render(title=title, lead=lead, sections=sections, plotly=Markup(get_plotlyjs()))
-    partial = path.with_suffix(".partial")
-    partial.write_text(html, encoding="utf8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(html, encoding="utf8")
