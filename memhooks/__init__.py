@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from memhooks.model.means import activation_means, load_means
     from memhooks.organism.paragraphs import load_controls, load_natural, load_planted, load_unigram_counts
     from memhooks.paragraphs.counts import unigram_counts
+    from memhooks.paragraphs.duplicates import duplicates, overlap
     from memhooks.paragraphs.files import load_paragraphs, save_paragraphs
+    from memhooks.paragraphs.filters import filtered
+    from memhooks.paragraphs.matching import matched_pairs
     from memhooks.paragraphs.paragraphs import Paragraphs
+    from memhooks.paragraphs.rarity import rarity_ranks
     from memhooks.paragraphs.splits import clusters, split
     from memhooks.study import Study
     from memhooks.unlearn.evaluation import evaluate
@@ -51,7 +55,11 @@ _HOMES = {
     "model.decoding": ("greedy_continuation",),
     "paragraphs.paragraphs": ("Paragraphs",),
     "paragraphs.files": ("load_paragraphs", "save_paragraphs"),
+    "paragraphs.filters": ("filtered",),
+    "paragraphs.duplicates": ("duplicates", "overlap"),
     "paragraphs.splits": ("clusters", "split"),
+    "paragraphs.matching": ("matched_pairs",),
+    "paragraphs.rarity": ("rarity_ranks",),
     "paragraphs.counts": ("unigram_counts",),
     "measure.recitation": ("recitation",),
     "measure.perturbation": ("perturb",),
@@ -84,8 +92,10 @@ __all__ = [
     "bootstrap_mean",
     "clusters",
     "components",
+    "duplicates",
     "evaluate",
     "export_model",
+    "filtered",
     "frozen_outside",
     "greedy_continuation",
     "hook_table",
@@ -98,11 +108,14 @@ __all__ = [
     "load_paragraphs",
     "load_planted",
     "load_unigram_counts",
+    "matched_pairs",
     "matched_random_weights",
+    "overlap",
     "patch_positions",
     "patched",
     "perturb",
     "rare_token_attention",
+    "rarity_ranks",
     "recitation",
     "recorded",
     "restored",

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memhooks.errors import InputError
-from memhooks.paragraphs.files import read_array
+from memhooks.paragraphs.contents import check_file, read_array, read_text
 
 
 def unigram_counts(
@@ -29,15 +29,18 @@ def unigram_counts(
     Raises:
         InputError: an id lies outside the vocabulary, a file is missing, or text comes without tokenizer.
     """
+    if d_vocab < 1:
+        raise InputError(f"d_vocab must be at least 1, got {d_vocab}")
     counts = np.zeros(d_vocab, np.int64)
     for source in sources:
+        place = f"{source}: " if isinstance(source, str | Path) else ""
         tokens = _tokens(source, tokenizer).reshape(-1)
         if not len(tokens):
             continue
         if not np.issubdtype(tokens.dtype, np.integer):
-            raise InputError(f"tokens must be integers, got {tokens.dtype}")
+            raise InputError(f"{place}tokens must be integers, got {tokens.dtype}")
         if tokens.min() < 0 or tokens.max() >= d_vocab:
-            raise InputError(f"token ids must lie in 0..{d_vocab - 1}, got {tokens.min()}..{tokens.max()}")
+            raise InputError(f"{place}token ids must lie in 0..{d_vocab - 1}, got {tokens.min()}..{tokens.max()}")
         counts += np.bincount(tokens, minlength=d_vocab)
     return torch.from_numpy(counts)
 
@@ -46,14 +49,15 @@ def load_counts(path: str | Path, *, d_vocab: int) -> Int[Tensor, " d_vocab"]:
     """Counts saved as one `.npy` array with an entry per token id.
 
     Raises:
-        InputError: the file is missing, damaged or of another vocabulary.
+        InputError: the file is missing, damaged or of another vocabulary, or a count is negative.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no counts file at {path}")
-    counts = read_array(path)
+    check_file(path, "counts file")
+    counts = read_array(path, what="counts")
     if counts.shape != (d_vocab,):
         raise InputError(f"{path}: expected {d_vocab} integer counts, got shape {counts.shape}")
+    if d_vocab and counts.min() < 0:
+        raise InputError(f"{path}: counts must not be negative, got {counts.min()}")
     return torch.from_numpy(counts)
 
 
@@ -63,10 +67,9 @@ def _tokens(source: str | Path | Tensor | np.ndarray, tokenizer: PreTrainedToken
     if isinstance(source, np.ndarray):
         return source
     path = Path(source)
-    if not path.is_file():
-        raise InputError(f"no token or text file at {path}")
+    check_file(path, "token or text file")
     if path.suffix == ".npy":
         return read_array(path)
     if tokenizer is None:
         raise InputError(f"{path}: text needs a tokenizer")
-    return np.array(tokenizer.encode(path.read_text("utf8"), add_special_tokens=False), dtype=np.int64)
+    return np.array(tokenizer.encode(read_text(path), add_special_tokens=False, verbose=False), dtype=np.int64)

@@ -1,6 +1,6 @@
 """Which runs of tokens occur where: exact n-grams as 64-bit hashes.
 
-A window's hash is the sum of its tokens' random 64-bit codes, each multiplied by an
+A window's hash is the sum of its tokens' scrambled 64-bit codes, each multiplied by an
 odd number raised to its place in the window, modulo 2**64: equal windows have equal
 hashes, and two of a billion different windows collide with a chance of about 1 in 37.
 """
@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Int, UInt64
 
 _PLACE = np.uint64(6364136223846793005)
-_SEED = 20240328
 
 
-def ngram_hashes(tokens: Int[np.ndarray, " pos"], n: int) -> UInt64[np.ndarray, " window"]:
+def ngram_hashes(tokens: Int[np.ndarray, "*rows pos"], n: int) -> UInt64[np.ndarray, "*rows window"]:
     """One hash per window of `n` tokens, in order; empty if the text is shorter than `n`.
 
     Raises:
@@ -22,13 +21,14 @@ def ngram_hashes(tokens: Int[np.ndarray, " pos"], n: int) -> UInt64[np.ndarray, 
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    if len(tokens) < n:
-        return np.zeros(0, np.uint64)
-    codes = _codes(int(tokens.max()) + 1)[tokens]
+    n_windows = max(0, tokens.shape[-1] - n + 1)
+    hashes = np.zeros((*tokens.shape[:-1], n_windows), np.uint64)
+    if hashes.size == 0:
+        return hashes
+    codes = _codes(tokens)
     places = _PLACE ** np.arange(n, dtype=np.uint64)
-    hashes = np.zeros(len(tokens) - n + 1, np.uint64)
     for place in range(n):  # n passes over the text keep memory at one number per window
-        hashes += codes[place : place + len(hashes)] * places[place]
+        hashes += codes[..., place : place + n_windows] * places[place]
     return hashes
 
 
@@ -52,6 +52,9 @@ def lookup(
     return np.where(known[at] == hashes, counts[at], 0)
 
 
-def _codes(n_tokens: int) -> UInt64[np.ndarray, " token"]:
-    # The generator fills in order, so a larger vocabulary extends the same codes.
-    return np.random.default_rng(_SEED).integers(1, 2**63, size=n_tokens, dtype=np.uint64)
+def _codes(tokens: Int[np.ndarray, "*rows pos"]) -> UInt64[np.ndarray, "*rows pos"]:
+    # SplitMix64's finalizer: unlike a table of random codes it needs no memory for large ids.
+    codes = tokens.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    codes = (codes ^ (codes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    codes = (codes ^ (codes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return codes ^ (codes >> np.uint64(31))

@@ -13,6 +13,8 @@ from memhooks.errors import InputError
 from memhooks.model.checks import check_tokens
 from memhooks.model.loading import HookedModel
 
+_MOST_TOKENS = 2**31  # of any vocabulary; what lies above is damage, and tokenizers fail on it
+
 
 @dataclass(frozen=True)
 class Paragraphs:
@@ -38,7 +40,8 @@ class Paragraphs:
         """Check shapes and number the rows.
 
         Raises:
-            InputError: no paragraphs, a prefix that leaves no continuation, or labels of another number.
+            InputError: no paragraphs, ids of no vocabulary, a prefix that leaves no continuation, or labels of
+                another number.
         """
         if self.tokens.ndim != 2 or self.tokens.numel() == 0:
             raise InputError(
@@ -48,6 +51,8 @@ class Paragraphs:
             raise InputError(f"paragraphs need integer tokens, got {self.tokens.dtype}")
         if int(self.tokens.min()) < 0:
             raise InputError(f"token ids must not be negative, got {int(self.tokens.min())}")
+        if int(self.tokens.max()) >= _MOST_TOKENS:
+            raise InputError(f"token ids must lie below {_MOST_TOKENS}, got {int(self.tokens.max())}")
         n_pos = self.tokens.shape[1]
         if not 0 < self.n_prefix < n_pos:
             raise InputError(

@@ -76,6 +76,22 @@ def test_text_is_tokenized_without_special_tokens_and_cut(tokenizer):
     assert text.startswith(loaded.text[0])
 
 
+def test_running_text_is_cut_into_consecutive_windows(tmp_path, tokenizer):
+    text = "We the people of the United States, in order to form a more perfect union: \u00fc\n" * 10
+    (tmp_path / "long.txt").write_text(text, encoding="utf8")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert len(ids) % 30
+    loaded = load_paragraphs(tmp_path / "long.txt", tokenizer=tokenizer, n_tokens=30, n_prefix=10)
+    assert loaded.tokens.flatten().tolist() == ids[: len(ids) // 30 * 30]
+    assert loaded.ids == tuple(str(offset) for offset in range(0, len(ids) - 29, 30))
+    assert set(loaded.sources or ()) == {"long.txt"}
+    assert "".join(loaded.text or ()) == tokenizer.decode(ids[: len(ids) // 30 * 30])
+    with pytest.raises(InputError, match=rf"long\.txt: the text has {len(ids)} tokens, 1000 are needed; give longer"):
+        load_paragraphs(tmp_path / "long.txt", tokenizer=tokenizer, n_tokens=1000)
+    with pytest.raises(InputError, match="n_tokens must be at least 2, a prefix and something to recite, got -3"):
+        load_paragraphs(tmp_path / "long.txt", tokenizer=tokenizer, n_tokens=-3)
+
+
 def test_tables_of_text_keep_their_labels(tmp_path, tokenizer):
     path = tmp_path / "p.csv"
     with path.open("w", newline="") as file:
@@ -92,7 +108,8 @@ class Trap:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.txt", b"x", "cannot read .txt"),
+        ("p.md", b"x", "cannot read .md; supported: .pt"),
+        ("p.txt", b"x", "text needs a tokenizer"),
         ("p.jsonl", b"", "is empty"),
         ("p.jsonl", b"{", "line 1: not JSON"),
         ("p.jsonl", b"[1]", "line 1: expected an object"),

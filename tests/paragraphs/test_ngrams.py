@@ -34,6 +34,14 @@ def test_a_hash_does_not_depend_on_the_rest_of_the_text():
     assert ngram_hashes(small, 3)[0] == ngram_hashes(large, 3)[1]
 
 
+def test_rows_of_tokens_are_hashed_as_each_row_alone_and_large_ids_need_no_table():
+    rows = np.random.default_rng(0).integers(2**62, size=(4, 9))
+    together = ngram_hashes(rows, 3)
+    assert together.shape == (4, 7)
+    assert all((together[i] == ngram_hashes(row, 3)).all() for i, row in enumerate(rows))
+    assert ngram_hashes(rows, 10).shape == (4, 0)
+
+
 def test_n_must_be_positive():
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         ngram_hashes(np.arange(3), 0)

@@ -43,6 +43,7 @@ def test_samples_are_the_same_for_a_seed_and_never_repeat():
         (lambda: Paragraphs(ROWS, n_prefix=10), r"n_prefix must lie in 1..9 for paragraphs of 10 tokens, got 10"),
         (lambda: Paragraphs(ROWS, n_prefix=0), "n_prefix must lie in"),
         (lambda: Paragraphs(-ROWS, n_prefix=4), "must not be negative, got -39"),
+        (lambda: Paragraphs(ROWS + 2**31, n_prefix=4), "token ids must lie below 2147483648, got 2147483687"),
         (lambda: Paragraphs(ROWS, 4, ids=("a",)), "ids must name 4 paragraphs, got 1"),
         (lambda: Paragraphs(ROWS, 4, counts=(1, 2)), "counts must name 4 paragraphs, got 2"),
         (lambda: Paragraphs(ROWS, 4).select([]), "no paragraphs selected"),

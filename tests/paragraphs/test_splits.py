@@ -34,8 +34,9 @@ def test_clusters_equal_brute_force(rows, n):
     ]
 
 
-def test_paragraphs_shorter_than_the_n_gram_are_their_own_clusters():
-    assert clusters(Paragraphs(torch.zeros(3, 8, dtype=torch.long), 4), n=20).tolist() == [0, 1, 2]
+def test_paragraphs_shorter_than_the_n_gram_are_linked_only_if_identical():
+    rows = torch.tensor([[0] * 8, [1] * 8, [0] * 8, [0] * 7 + [1]])
+    assert clusters(Paragraphs(rows, 4), n=20).tolist() == [0, 1, 0, 2]
 
 
 @settings(max_examples=30, deadline=None)
