@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from memhooks.measure.intervals import bootstrap_mean
     from memhooks.measure.perturbation import perturb
     from memhooks.measure.recitation import recitation
+    from memhooks.model.ablated import ablated
     from memhooks.model.audit import audit
     from memhooks.model.components import Component, components
     from memhooks.model.decoding import greedy_continuation
-    from memhooks.model.edits import ablated, patched
     from memhooks.model.export import export_model
     from memhooks.model.hook_table import hook_table
     from memhooks.model.hooks import hooked, recorded
     from memhooks.model.loading import load_model
     from memhooks.model.means import activation_means, load_means
+    from memhooks.model.patched import patched
     from memhooks.organism.paragraphs import load_controls, load_natural, load_planted, load_unigram_counts
     from memhooks.paragraphs.counts import unigram_counts
     from memhooks.paragraphs.duplicates import duplicates, overlap
@@ -49,7 +50,8 @@ _HOMES = {
     "model.components": ("Component", "components"),
     "model.hooks": ("hooked", "recorded"),
     "model.means": ("activation_means", "load_means"),
-    "model.edits": ("ablated", "patched"),
+    "model.patched": ("patched",),
+    "model.ablated": ("ablated",),
     "model.hook_table": ("hook_table",),
     "model.audit": ("audit",),
     "model.decoding": ("greedy_continuation",),

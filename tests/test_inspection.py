@@ -3,7 +3,7 @@ import torch
 
 from memhooks.inspection import inspect_paragraph
 from memhooks.measure.recitation import recitation
-from memhooks.model.edits import ablated
+from memhooks.model.ablated import ablated
 
 
 def test_heads_and_prefix_tokens_are_ranked_by_what_they_cost(model, paragraphs):

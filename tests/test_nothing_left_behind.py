@@ -10,12 +10,13 @@ import torch
 from transformer_lens.hook_points import HookPoint
 
 import memhooks
+from memhooks.model.ablated import ablated
 from memhooks.model.audit import audit
 from memhooks.model.components import trainable
-from memhooks.model.edits import ablated, patched
 from memhooks.model.hook_table import hook_table
 from memhooks.model.hooks import hooked, recorded
 from memhooks.model.means import activation_means
+from memhooks.model.patched import patched
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 TOKENS = torch.arange(20).reshape(2, 10)

@@ -18,7 +18,7 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.measure.intervals import bootstrap_mean
 from memhooks.measure.recitation import recitation
-from memhooks.model.edits import How, ablated
+from memhooks.model.ablated import How, ablated
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans

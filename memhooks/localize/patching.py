@@ -16,10 +16,10 @@ from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.measure.recitation import score_tokens
-from memhooks.model.edits import patched
 from memhooks.model.hooks import recorded
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
+from memhooks.model.patched import patched
 from memhooks.model.provenance import provenance
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked

@@ -5,20 +5,20 @@
 3. Full patch: everything that reaches the site is scrambled, the clean activation is put
    there, and the logits are the clean ones again: the edit goes everywhere it should.
 
-Each runs as one row of a batch, once with a returned tensor and once in place, in one
-global and one local layer. It needs only `hook_dict`, `run_with_hooks` and `cfg`, so it also
+Each runs as one row of a batch, in every layer, once with a returned tensor and once in
+place. It needs only `hook_dict`, `run_with_hooks` and `cfg`, so it also
 judges other hooked models, such as the Bridge of TransformerLens 4.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import nan
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from memhooks.errors import InputError
 from memhooks.model.html_table import html_table
 
 Way = Literal["returned", "in place"]
@@ -72,7 +72,7 @@ class AuditRow:
         name: full hook name.
         attention: type of the layer, "" outside the blocks.
         way: whether the hook returned a tensor or edited in place.
-        identity: effect of putting the activation back; 0 expected.
+        identity: effect of putting the activation back; 0 expected. None = the edit raised an error; so below.
         edit: effect of a real edit; above 0 expected.
         full_patch: distance from the clean logits after a full patch; 0 expected, None = not defined here.
         failed: which of the three did not come out as expected.
@@ -82,8 +82,8 @@ class AuditRow:
     name: str
     attention: str
     way: Way
-    identity: float
-    edit: float
+    identity: float | None
+    edit: float | None
     full_patch: float | None
     failed: tuple[str, ...]
 
@@ -105,7 +105,8 @@ class Audit:
 
     def __repr__(self) -> str:
         if self:
-            return f"audit passed: {len(self.rows)} checks at {len({row.site for row in self.rows})} kinds of site"
+            n_sites, n_points = (len({getattr(row, of) for row in self.rows}) for of in ("site", "name"))
+            return f"audit passed: {n_points} hook points of {n_sites} kinds, returned and in place"
         return f"audit failed at {', '.join(self.failed_sites)}"
 
     def _repr_html_(self) -> str:
@@ -118,33 +119,40 @@ def shown(row: AuditRow) -> dict[str, object]:
         "site": row.site,
         "layer": f"{row.name.split('.')[1]} {row.attention}" if row.attention else "",
         "way": row.way,
-        "identity": f"{row.identity:.1e}",
-        "edit": f"{row.edit:.1e}",
-        "full patch": "-" if row.full_patch is None else f"{row.full_patch:.1e}",
+        "identity": _number(row.identity),
+        "edit": _number(row.edit),
+        "full patch": _number(row.full_patch),
         "verdict": "ok" if not row.failed else "FAILED: " + ", ".join(row.failed),
     }
 
 
 @torch.no_grad()
-def audit(model: Hookable, *, length: int = 12, seed: int = 0) -> Audit:
+def audit(model: Hookable, *, length: int = 5, seed: int = 0) -> Audit:
     """Check that edits at every kind of hook point reach the logits, and reach all of them.
 
     Args:
         model: a hooked model in eval mode; hook points that are switched off are left out.
         length: tokens of the probe.
         seed: of the probe's tokens and of the edits.
+
+    Raises:
+        InputError: a probe of fewer than two tokens, or longer than the context.
     """
+    if not 2 <= length <= model.cfg.n_ctx:
+        raise InputError(f"length must lie in 2..{model.cfg.n_ctx}, got {length}")
     run = _clean_run(model, length, seed)
     tolerance = 8 * torch.finfo(run.logits.dtype).eps * _largest(run.logits)
     rows = []
-    for site, name, attention in _sites(model, run.activations):
+    for site, names in _sites(run.activations).items():
         for way in get_args(Way):
             try:
-                effects = _effects(model, run, name, site, way)
-                failed = _failed(*effects, tolerance)
+                effects = _effects(model, run, site, names, way)
             except (RuntimeError, IndexError) as error:  # loud, but still an edit that cannot be made
-                effects, failed = (nan, nan, nan), (f"raises {type(error).__name__}",)
-            rows.append(AuditRow(site, name, attention, way, *effects, failed))
+                failed = (f"raises {type(error).__name__}",)
+                rows += [AuditRow(site, name, _attention(model, name), way, None, None, None, failed) for name in names]
+                continue
+            for name, effect in zip(names, effects, strict=True):
+                rows.append(AuditRow(site, name, _attention(model, name), way, *effect, _failed(*effect, tolerance)))
     return Audit(tuple(rows), tolerance)
 
 
@@ -152,7 +160,7 @@ def audit(model: Hookable, *, length: int = 12, seed: int = 0) -> Audit:
 class _CleanRun:
     """What edits are compared with."""
 
-    tokens: Int[Tensor, "3 pos"]
+    tokens: Int[Tensor, " pos"]
     other_tokens: Int[Tensor, " pos"]
     logits: Float[Tensor, "pos d_vocab"]
     activations: dict[str, Tensor]
@@ -161,8 +169,8 @@ class _CleanRun:
 
 def _clean_run(model: Hookable, length: int, seed: int) -> _CleanRun:
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(model.cfg.d_vocab, (2, min(length, model.cfg.n_ctx)), generator=generator)
-    tokens, activations = drawn[:1].repeat(3, 1).to(model.cfg.device), {}
+    tokens, other = torch.randint(model.cfg.d_vocab, (2, length), generator=generator).to(model.cfg.device)
+    activations = {}
 
     def recorder(name: str) -> Callable:  # a Bridge's hook knows only one of its names
         def record(activation: Tensor, hook: object) -> None:
@@ -171,42 +179,47 @@ def _clean_run(model: Hookable, length: int, seed: int) -> _CleanRun:
         return record
 
     names = [name for name in model.hook_dict if _site(name) in {*SCRAMBLED, *CUTS, *NO_FULL_PATCH}]
-    logits = model.run_with_hooks(tokens, fwd_hooks=[(name, recorder(name)) for name in names])
-    return _CleanRun(tokens, drawn[1].to(tokens), logits[0], activations, seed)
+    logits = model.run_with_hooks(tokens[None], fwd_hooks=[(name, recorder(name)) for name in names])
+    return _CleanRun(tokens, other, logits[0], activations, seed)
 
 
-def _effects(model: Hookable, run: _CleanRun, name: str, site: str, way: Way) -> tuple[float, float, float | None]:
-    probe, block = run.tokens.clone(), name.removesuffix(site)
+def _effects(
+    model: Hookable, run: _CleanRun, site: str, names: Sequence[str], way: Way
+) -> list[tuple[float, float, float | None]]:
+    """The three effects at each of the names: one pass in which every layer has three rows of its own."""
+    probe = run.tokens.repeat(3 * len(names), 1)
     if site in CUTS:
-        probe[FULL] = run.other_tokens
-    hooks: list[tuple[str, Callable]] = [
-        (block + upstream, _scramble(way, run.seed + 1)) for upstream in SCRAMBLED.get(site, ())
-    ]
-    for one in TOGETHER if site in TOGETHER else (site,):
-        hooks.append((block + one, _put(way, run.activations[block + one], run.seed, edits=one == site)))
+        probe[FULL::3] = run.other_tokens
+    hooks: list[tuple[str, Callable]] = []
+    for place, name in enumerate(names):
+        block, rows = name.removesuffix(site), slice(3 * place, 3 * place + 3)
+        hooks += [(block + upstream, _scramble(way, rows, run.seed + 1)) for upstream in SCRAMBLED.get(site, ())]
+        for one in TOGETHER if site in TOGETHER else (site,):
+            clean = run.activations[block + one]
+            hooks.append((block + one, _put(way, rows, clean, run.seed, edits=one == site)))
     after = model.run_with_hooks(probe, fwd_hooks=hooks)
-    effect = [_largest(one - run.logits) for one in after]
+    effect = (after - run.logits).abs().flatten(1).amax(1).reshape(-1, 3).tolist()
     defined = site in CUTS or site in SCRAMBLED
-    return effect[IDENTITY], effect[EDIT], effect[FULL] if defined else None
+    return [(one[IDENTITY], one[EDIT], one[FULL] if defined else None) for one in effect]
 
 
-def _put(way: Way, clean: Tensor, seed: int, *, edits: bool) -> Callable:
-    """A hook that puts row 0 back, changes row 1 and patches row 2 with the clean activation."""
+def _put(way: Way, rows: slice, clean: Tensor, seed: int, *, edits: bool) -> Callable:
+    """A hook that puts its first row back, changes the second and patches the third with the clean activation."""
 
     def put(activation: Tensor, hook: object) -> Tensor | None:
         wanted = activation.clone()
         if edits:
-            wanted[EDIT] = activation[EDIT] * _factors(activation[EDIT], seed)
-        wanted[FULL] = clean
+            wanted[rows][EDIT] *= _factors(clean, seed)
+        wanted[rows][FULL] = clean
         return _deliver(way, activation, wanted)
 
     return put
 
 
-def _scramble(way: Way, seed: int) -> Callable:
+def _scramble(way: Way, rows: slice, seed: int) -> Callable:
     def scramble(activation: Tensor, hook: object) -> Tensor | None:
         wanted = activation.clone()
-        wanted[FULL] = activation[FULL] * _factors(activation[FULL], seed)
+        wanted[rows][FULL] *= _factors(wanted[rows][FULL], seed)
         return _deliver(way, activation, wanted)
 
     return scramble
@@ -234,21 +247,27 @@ def _failed(identity: float, edit: float, full: float | None, tolerance: float) 
     return tuple(name for name, passed in checks.items() if not passed)
 
 
-def _sites(model: Hookable, fired: dict[str, Tensor]) -> list[tuple[str, str, str]]:
-    """(site, full name, attention type) of each point to check, in forward order: the last layer of each type."""
-    kinds: Sequence[str] = getattr(model.cfg, "attn_types", None) or ["global"] * model.cfg.n_layers
-    last = {kind: layer for layer, kind in enumerate(kinds)}
-    blocks = {f"blocks.{layer}.": kind for kind, layer in last.items()}
-    found = []
+def _sites(fired: dict[str, Tensor]) -> dict[str, list[str]]:
+    """The hook points of each kind of site, in forward order."""
+    found: dict[str, list[str]] = {}
     for name in fired:
-        block = name.removesuffix(_site(name))
-        if not block or block in blocks:
-            found.append((_site(name), name, blocks.get(block, "")))
+        found.setdefault(_site(name), []).append(name)
     return found
+
+
+def _attention(model: Hookable, name: str) -> str:
+    if not name.startswith("blocks."):
+        return ""
+    kinds = getattr(model.cfg, "attn_types", None)
+    return kinds[int(name.split(".")[1])] if kinds else "global"
 
 
 def _site(name: str) -> str:
     return name.split(".", 2)[2] if name.startswith("blocks.") else name
+
+
+def _number(effect: float | None) -> str:
+    return "-" if effect is None else f"{effect:.1e}"
 
 
 def _largest(change: Tensor) -> float:

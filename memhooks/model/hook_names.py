@@ -7,6 +7,7 @@ point that is switched off without a word. Here each is an error that says what 
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from operator import index
 from typing import TypeGuard, cast
 
 from transformer_lens.utilities.components_utils import get_act_name
@@ -74,7 +75,9 @@ def full_name(place: Place) -> str:
         return get_act_name(place)
     if not _is_short(place):
         raise InputError(f'a hook point is a name or a pair such as ("z", 3), got {place!r}')
-    return get_act_name(place[0], place[1], place[2] if len(place) == 3 else None)
+    if any(letter.isdigit() for letter in place[0]):  # TransformerLens would let it override the layer
+        raise InputError(f'the layer comes second, as in ("z", 3), got {place!r}')
+    return get_act_name(place[0], index(place[1]), place[2] if len(place) == 3 else None)
 
 
 def gate(name: str) -> str | None:
@@ -118,6 +121,6 @@ def _is_short(place: object) -> TypeGuard[Short]:
         isinstance(place, tuple)
         and len(place) in (2, 3)
         and isinstance(place[0], str)
-        and isinstance(place[1], int)
+        and hasattr(place[1], "__index__")
         and (len(place) == 2 or isinstance(place[2], str))
     )

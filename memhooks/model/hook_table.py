@@ -12,6 +12,7 @@ from memhooks.errors import InputError
 from memhooks.model.hook_names import gate, layer_of
 from memhooks.model.html_table import html_table
 from memhooks.model.loading import HookedModel, HookPoint, layer_type, window_of
+from memhooks.model.watched import paused
 
 _PER_HEAD = "batch pos head d_head"
 _INPUT = "batch pos head d_model"
@@ -164,7 +165,7 @@ def hook_table(model: HookedModel, *, batch: int = 1, length: int | None = None)
     order = {name: number for number, name in enumerate(seen, start=1)}
     rows = []
     for name in model.hook_dict:
-        axes, shape = _shape(model, name, seen.get(name, []), length)
+        axes, shape, itemsize = _kind(model, name, seen.get(name, []), length)
         layer = layer_of(name)
         rows.append(
             HookRow(
@@ -174,14 +175,14 @@ def hook_table(model: HookedModel, *, batch: int = 1, length: int | None = None)
                 attention="" if layer is None else _attention(model, layer),
                 axes=axes,
                 shape=(batch, *shape[1:]),
-                megabytes=batch * prod(shape[1:]) * model.cfg.dtype.itemsize / 1e6,
+                megabytes=batch * prod(shape[1:]) * itemsize / 1e6,
                 flag=gate(name) or "",
                 fires=len(seen.get(name, [])),
                 order=order.get(name, 0),
             )
         )
     rows.sort(key=_reading_order)
-    return HookTable(tuple(rows), f"batch {batch}, {length} tokens, {str(model.cfg.dtype).removeprefix('torch.')}")
+    return HookTable(tuple(rows), f"batch {batch}, {length} tokens, {str(model.W_E.dtype).removeprefix('torch.')}")
 
 
 def _reading_order(row: HookRow) -> tuple[int, bool, int]:
@@ -190,28 +191,28 @@ def _reading_order(row: HookRow) -> tuple[int, bool, int]:
     return (outside if row.layer is None else row.layer), row.order == 0, row.order
 
 
-def _fired(model: HookedModel, length: int) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes that each hook point saw, by name in the order in which they first fired."""
-    seen: dict[str, list[tuple[int, ...]]] = {}
+def _fired(model: HookedModel, length: int) -> dict[str, list[Tensor]]:
+    """What each hook point saw (without the data), by name in the order in which they first fired."""
+    seen: dict[str, list[Tensor]] = {}
 
     def note(activation: Tensor, hook: HookPoint) -> None:
-        seen.setdefault(str(hook.name), []).append(tuple(activation.shape))
+        seen.setdefault(str(hook.name), []).append(activation.to("meta"))
 
     tokens = torch.zeros((1, length), dtype=torch.long, device=model.cfg.device)
-    with torch.no_grad():  # TransformerLens's own, because a point that does not fire is no error here
+    with torch.no_grad(), paused(model):  # TransformerLens's own: a point that does not fire is no error here
         model.run_with_hooks(tokens, fwd_hooks=[(lambda name: True, note)])
     return seen
 
 
-def _shape(model: HookedModel, name: str, seen: list[tuple[int, ...]], length: int) -> tuple[str, tuple[int, ...]]:
-    """Axes and shape for one row: as it fired, or as it would if its flag were on."""
+def _kind(model: HookedModel, name: str, seen: list[Tensor], length: int) -> tuple[str, tuple[int, ...], int]:
+    """Axes, shape of one row and bytes per number: as it fired, or as it would if its flag were on."""
     axes = _AXES.get(name.rsplit(".", 1)[-1], _STREAM)
     if seen:
         # With split inputs, norms see one stream per head.
-        return (axes if len(seen[0]) == len(axes.split()) else _INPUT), seen[0]
+        return (axes if seen[0].ndim == len(axes.split()) else _INPUT), tuple(seen[0].shape), seen[0].itemsize
     cfg = model.cfg
     sizes = {"batch": 1, "one": 1, "head": cfg.n_heads, "d_head": cfg.d_head, "d_model": cfg.d_model}
-    return axes, tuple(sizes.get(axis, length) for axis in axes.split())
+    return axes, tuple(sizes.get(axis, length) for axis in axes.split()), model.W_E.itemsize
 
 
 def _place(name: str) -> str:

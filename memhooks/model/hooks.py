@@ -6,7 +6,8 @@ something of another shape or dtype (which would broadcast on), is an error. Rec
 tensors are copies, so a later in-place hook cannot change them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -16,9 +17,16 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.model.hook_names import Place, Places, find_hooks, full_name
 from memhooks.model.loading import HookedModel, HookPoint
-
-Hook = Callable[..., Tensor | None]
-"""`function(activation, hook)`: returns a replacement, or None after reading or editing in place."""
+from memhooks.model.watched import (
+    Hook,
+    Watched,
+    WatchedGradient,
+    check_eval,
+    check_gradients_enabled,
+    check_has_gradient,
+    is_there,
+    remove_,
+)
 
 
 @contextmanager
@@ -30,26 +38,34 @@ def hooked(
     Args:
         model: in eval mode.
         hooks: pairs of hook points (a name, `("z", 3)`, several, or a filter) and a function of the activation.
-        backward: the same for the gradient that arrives at the hook point; the backward pass must run in the block.
+        backward: the same for the gradient of what the hook point carries when this hook's turn comes (an edit
+            by a hook added later comes after it); the backward pass must run in the block.
 
     Raises:
-        InputError: no such hook point, a hook that did not fire, a returned tensor that does not
-            fit, train mode, or backward hooks without gradients.
+        InputError: no such hook point, a hook that did not fire or was removed, a returned tensor that
+            does not fit, train mode, or backward hooks without gradients.
     """
-    watched: list[tuple[str, _Watched]] = [
-        *((name, _Watched(name, function)) for places, function in hooks for name in find_hooks(model, places)),
-        *((name, _WatchedGradient(name, fn)) for places, fn in backward for name in find_hooks(model, places)),
+    watched: list[tuple[str, Watched]] = [
+        *((name, Watched(name, function)) for places, function in hooks for name in find_hooks(model, places)),
+        *((name, WatchedGradient(name, fn)) for places, fn in backward for name in find_hooks(model, places)),
     ]
     if not watched:
         raise InputError("no hooks given; pass (hook name, function) pairs")
-    _check_eval(model)
-    if any(isinstance(hook, _WatchedGradient) for _, hook in watched):
+    check_eval(model)
+    if any(isinstance(hook, WatchedGradient) for _, hook in watched):
         check_gradients_enabled()
     with ExitStack() as added:  # takes away the rest even where Ctrl-C stops one
         for name, hook in watched:
-            added.callback(_remove_, model.hook_dict[name], hook)
+            added.callback(remove_, model.hook_dict[name], hook)
             model.hook_dict[name].add_hook(hook)
+        added.callback(_switch_off, watched)
         yield
+        gone = [name for name, hook in watched if not is_there(model.hook_dict[name], hook)]
+    check_eval(model)
+    if gone:
+        raise InputError(
+            f"{gone[0]} lost its hook inside the block (model.reset_hooks()?), so what ran after that ran without it"
+        )
     silent = [f"{name} ({hook.what})" for name, hook in watched if not hook.fired]
     if silent:
         raise InputError(
@@ -81,7 +97,7 @@ class Recording(dict[str, Tensor]):
             raise InputError("nothing was recorded with gradients; use recorded(model, names, gradients=True)")
         if not loss.requires_grad:
             raise InputError("the loss has no gradient; compute it inside the block, without torch.no_grad()")
-        found = torch.autograd.grad(loss, list(self._live.values()), allow_unused=True)
+        found = torch.autograd.grad(loss, list(self._live.values()), allow_unused=True, retain_graph=True)
         grads = dict(zip(self._live, found, strict=True))
         unused = [name for name, grad in grads.items() if grad is None]
         if unused:
@@ -96,13 +112,13 @@ def recorded(model: HookedModel, places: Places, *, gradients: bool = False) -> 
     Args:
         model: in eval mode.
         places: hook names, `("z", 3)`, several of these, or a filter on names.
-        gradients: keep the graph, so that `recording.gradients(loss)` works after a forward pass.
+        gradients: keep the graph of one forward pass, so that `recording.gradients(loss)` works.
 
     Raises:
-        InputError: as `hooked`; or gradients are wanted but switched off.
+        InputError: as `hooked`; gradients are wanted but switched off; or the recording mixes different passes.
     """
     names = find_hooks(model, places)
-    recording = Recording()
+    recording, n_fired = Recording(), Counter[str]()
     if gradients:
         check_gradients_enabled()
         repeated = [name for name in names if ".ln1." in name]
@@ -111,92 +127,31 @@ def recorded(model: HookedModel, places: Places, *, gradients: bool = False) -> 
 
     def record(activation: Tensor, hook: HookPoint) -> Tensor | None:
         name = str(hook.name)
+        n_fired[name] += 1
         if not gradients:
             recording[name] = activation.detach().clone()
             return None
-        _check_has_gradient(activation, name)
+        check_has_gradient(activation, name)
+        if name in recording:
+            raise InputError("one recording holds the gradients of one forward pass; use a block for each pass")
         recording[name], recording._live[name] = activation.detach(), activation
         return activation.clone()  # what follows may be edited in place; what was recorded may not
 
     with hooked(model, [(names, record)]):
         yield recording
+    _check_same_passes(n_fired)
 
 
-def check_gradients_enabled() -> None:
-    """Refuse where torch records no gradients.
+def _switch_off(watched: list[tuple[str, Watched]]) -> None:
+    for _, hook in watched:
+        hook.active = False
 
-    Raises:
-        InputError: inside `torch.no_grad()` or inference mode, or after `torch.set_grad_enabled(False)`.
-    """
-    if not torch.is_grad_enabled():
+
+def _check_same_passes(n_fired: Counter[str]) -> None:
+    once = {name: n for name, n in n_fired.items() if ".ln1." not in name}  # which fires for q, k and v
+    if len(set(once.values())) > 1:
+        most, fewest = max(once, key=once.__getitem__), min(once, key=once.__getitem__)
         raise InputError(
-            "gradients are wanted but switched off; enter torch.enable_grad() first, "
-            "or remove torch.no_grad(), torch.inference_mode() or torch.set_grad_enabled(False)"
+            f"the recording mixes passes: {most} ran {once[most]} times, {fewest} {once[fewest]}; "
+            "use a block for each pass, or run all passes through the same layers"
         )
-
-
-class _Watched:
-    """A hook that checks what its function returns and remembers that it ran."""
-
-    what = "forward"
-
-    def __init__(self, name: str, function: Hook) -> None:
-        self.name, self.function = name, function
-        self.fired, self.active = False, True
-
-    def __call__(self, tensor: Tensor, *, hook: HookPoint) -> Tensor | None:
-        self.fired = True
-        return self._fitting(self.function(tensor, hook=hook), tensor)
-
-    def _fitting(self, result: object, came: Tensor) -> Tensor | None:
-        if result is None:
-            return None
-        if not isinstance(result, Tensor):
-            raise InputError(f"the hook at {self.name} must return a tensor or None, got {type(result).__name__}")
-        if result.shape != came.shape or result.dtype != came.dtype or result.device != came.device:
-            raise InputError(
-                f"the hook at {self.name} got {_kind(came)} and returned {_kind(result)}; return the same kind "
-                "(TransformerLens would broadcast or cast it without a word)"
-            )
-        return result
-
-
-class _WatchedGradient(_Watched):
-    what = "backward"
-
-    def __call__(self, tensor: Tensor, *, hook: HookPoint) -> None:
-        _check_has_gradient(tensor, self.name)
-
-        def arrived(gradient: Tensor) -> Tensor | None:
-            if not self.active:  # a graph may outlive the block; the hook does not
-                return None
-            self.fired = True
-            return self._fitting(self.function(gradient, hook=hook), gradient)
-
-        tensor.register_hook(arrived)
-
-
-def _remove_(point: HookPoint, hook: _Watched) -> None:
-    """Take exactly this hook away, wherever others were added or removed meanwhile."""
-    hook.active = False
-    for handle in [one for one in point.fwd_hooks if one.user_hook is hook]:
-        handle.hook.remove()
-        point.fwd_hooks.remove(handle)
-
-
-def _check_eval(model: HookedModel) -> None:
-    training = next((name or "the model" for name, module in model.named_modules() if module.training), None)
-    if training is not None:
-        raise InputError(f"{training} is in train mode, where dropout would pass for an effect; call model.eval()")
-
-
-def _check_has_gradient(activation: Tensor, name: str) -> None:
-    if not activation.requires_grad:
-        raise InputError(
-            f"gradients are wanted at {name}, but nothing before it requires one; "
-            "run the model outside torch.no_grad(), with parameters that require gradients"
-        )
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} on {tensor.device}"

@@ -1,5 +1,6 @@
 """Results as labelled arrays: a closed list of axes, a unit for each variable, provenance for all."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from memhooks.errors import InputError
+from memhooks.errors import InputError, in_short
+from memhooks.writing import whole_file
 
 _DEPENDS_ON = ("memhooks", "torch", "transformer-lens", "transformers", "numpy")
+_END_AT = {b"\0": 40, b"\1": 44, b"\2": 28, b"\3": 28}  # where each version of an HDF5 header says how long the file is
 AXES: dict[str, str] = {
     "paragraph": "paragraph of the set",
     "pos": "token position in the paragraph, from 0",
@@ -65,23 +68,48 @@ def versions() -> dict[str, str]:
 
 
 def save_result(result: xr.Dataset | xr.DataTree, path: Path) -> None:
-    """Write a result (or several, as a tree) as netCDF, whole or not at all."""
+    """Write a result (or several, as a tree) as netCDF with a checksum at its end, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    result.to_netcdf(partial, engine="h5netcdf")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        result.to_netcdf(partial, engine="h5netcdf")
+        checksum = _checksum(partial.read_bytes())
+        with partial.open("ab") as file:
+            file.write(checksum)
 
 
 def load_result(path: Path | str) -> xr.Dataset:
     """Read a result back into memory.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it is damaged.
     """
-    if not Path(path).is_file():
-        raise InputError(f"no result file at {path}")
-    with xr.open_dataset(path, engine="h5netcdf") as result:
-        return result.load()
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"no result file at {path}") from error
+    except (OSError, ValueError) as error:  # a folder, a name too long, or one that holds a zero byte
+        raise InputError(f"{str(path)[:200]}: cannot be read ({in_short(error)})") from error
+    if not _is_whole(content):
+        raise InputError(f"{path}: damaged, cut short, or not a saved result; compute it again")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as result:
+            return result.load()
+    except Exception as error:  # HDF5 and xarray raise a dozen kinds
+        raise InputError(f"{path}: not a saved result ({in_short(error)})") from error
+
+
+def _is_whole(content: bytes) -> bool:
+    # HDF5 itself may hang or take gigabytes on a damaged file, so nothing damaged reaches it. The file's
+    # header tells where HDF5's own bytes end; files without a checksum after them come from other tools.
+    if content[:8] != b"\x89HDF\r\n\x1a\n" or content[8:9] not in _END_AT:
+        return False
+    place = _END_AT[content[8:9]]
+    end = int.from_bytes(content[place : place + 8], "little")
+    return end == len(content) or content[end:] == _checksum(content[:end])
+
+
+def _checksum(content: bytes) -> bytes:
+    return b"memhooks" + hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _plain(values: Tensor | np.ndarray) -> np.ndarray:

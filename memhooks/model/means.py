@@ -19,6 +19,7 @@ from memhooks.model.hook_names import find_hooks, full_name
 from memhooks.model.hooks import hooked
 from memhooks.model.loading import HookedModel, HookPoint
 from memhooks.model.provenance import model_hash, tensor_hash
+from memhooks.model.watched import paused
 from memhooks.progress import tracked
 from memhooks.writing import whole_file
 
@@ -123,7 +124,9 @@ def activation_means(
     over: Over = "paragraphs",
     batch_size: int = 32,
 ) -> ActivationMeans:
-    """Average activations over rows, one batch in memory at a time, summed in float64.
+    """Average activations over rows, one batch in memory at a time, summed and kept in float64.
+
+    Blocks of `hooked`, `ablated` and the like that are open around the call do not count.
 
     Args:
         model: in eval mode.
@@ -139,17 +142,19 @@ def activation_means(
     check_tokens(model, tokens)
     if over not in get_args(Over):
         raise InputError(f"over must be one of {', '.join(get_args(Over))}, got {over!r}")
-    if over == "positions" and (square := {"pattern", "attn_scores"} & set(sites)):
-        raise InputError(f'{square.pop()} has no mean over positions; use over="paragraphs"')
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     names = find_hooks(model, [full_name((site, layer)) for site in sites for layer in range(model.cfg.n_layers)])
-    with _summed(model, names) as sums:
+    if over == "positions" and (square := [name for name in names if name.endswith(("pattern", "attn_scores"))]):
+        raise InputError(f'{square[0]} has no mean over positions; use over="paragraphs"')
+    with paused(model), _averaged(model, names) as sums:
         for rows in tracked(tokens.split(batch_size), "averaging"):
             model(rows.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
-    means = {name: total / len(tokens) for name, total in sums.items()}
+    means = {name: total / n_rows for name, (total, n_rows) in sums.items()}
     if over == "positions":
         means = {name: mean.mean(0, keepdim=True) for name, mean in means.items()}
     return ActivationMeans(
-        values={name: mean.to("cpu", model.cfg.dtype) for name, mean in means.items()},
+        values={name: mean.cpu() for name, mean in means.items()},
         n_paragraphs=len(tokens),
         over=over,
         model_hash=model_hash(model),
@@ -158,13 +163,14 @@ def activation_means(
 
 
 @contextmanager
-def _summed(model: HookedModel, names: list[str]) -> Iterator[dict[str, Tensor]]:
-    sums: dict[str, Tensor] = {}
+def _averaged(model: HookedModel, names: list[str]) -> Iterator[dict[str, tuple[Tensor, int]]]:
+    """Sum of the activations and number of rows summed, by hook name."""
+    sums: dict[str, tuple[Tensor, int]] = {}
 
     def add(activation: Tensor, hook: HookPoint) -> None:
-        total = activation.sum(0, dtype=torch.float64)
-        name = str(hook.name)
-        sums[name] = sums[name] + total if name in sums else total
+        total, n_rows = sums.get(str(hook.name), (0, 0))
+        # Rows are counted where they are summed: a norm before q, k and v fires three times a pass.
+        sums[str(hook.name)] = total + activation.sum(0, dtype=torch.float64), n_rows + len(activation)
 
     with hooked(model, [(names, add)]):
         yield sums

@@ -4,11 +4,13 @@ Each part is a slice of one hook point's activation; this is the only place that
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, cast, get_args
+from operator import index
+from typing import Literal, SupportsIndex, TypedDict, TypeGuard, cast, get_args
 
 import torch
+from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.model.loading import HookedModel, layer_type, window_of
@@ -83,12 +85,32 @@ def checked(model: HookedModel, parts: Parts) -> dict[Kind, list[tuple[int, ...]
     if unknown:
         raise InputError(f"no parts called {unknown[0]!r}; there are {', '.join(get_args(Kind))}")
     asked = cast(dict[Kind, Sequence], parts)
+    for kind, places in asked.items():
+        if not isinstance(places, Iterable):
+            raise InputError(f"{kind} must be a list such as [{_EXAMPLES[kind]}], got {places!r}")
     found: dict[Kind, list[tuple[int, ...]]] = {
         kind: [_place(model, kind, place) for place in places] for kind, places in asked.items()
     }
     if not any(found.values()):
         raise InputError("nothing to ablate; pass heads=[(layer, head), ...], mlp_layers=[layer, ...] or other parts")
     return {kind: places for kind, places in found.items() if places}
+
+
+def check_fits(slot: Slot, activation: Tensor) -> None:
+    """Refuse an activation in which the slot does not lie; only edges depend on the text's length.
+
+    Raises:
+        InputError: the text is shorter than an edge's query, or is decoded with cached keys.
+    """
+    if len(slot.index) < 4:
+        return
+    n_queries, n_keys = activation.shape[-2:]
+    if n_queries != n_keys:
+        raise InputError(
+            f"{slot.hook_name} has {n_queries} queries and {n_keys} keys: edges need whole texts, uncached"
+        )
+    if max(slot.index[2]) >= n_queries:
+        raise InputError(f"the text has {n_queries} tokens, too short for an edge from query {max(slot.index[2])}")
 
 
 def random_parts(model: HookedModel, parts: Parts, *, generator: torch.Generator) -> Parts:
@@ -100,7 +122,7 @@ def random_parts(model: HookedModel, parts: Parts, *, generator: torch.Generator
     drawn: dict[Kind, list[tuple[int, ...] | int]] = {}
     for kind, places in checked(model, parts).items():
         if kind == "edges":
-            drawn[kind] = [_other_key(model, cast(tuple[int, int, int, int], edge), generator) for edge in places]
+            drawn[kind] = _other_edges(model, places, generator)
             continue
         others = sorted(set(_every(model, kind)) - set(places))
         if len(others) < len(set(places)):
@@ -112,8 +134,9 @@ def random_parts(model: HookedModel, parts: Parts, *, generator: torch.Generator
 
 def _place(model: HookedModel, kind: Kind, place: object) -> tuple[int, ...]:
     fields = _FIELDS[kind]
-    numbers = (place,) if isinstance(place, int) and not isinstance(place, bool) else place
-    if not isinstance(numbers, tuple | list) or len(numbers) != len(fields) or not all(map(_is_number, numbers)):
+    given = tuple(place) if isinstance(place, tuple | list) else (place,)
+    numbers = tuple(index(number) for number in given if _is_number(number))
+    if len(given) != len(fields) or len(numbers) != len(given):
         raise InputError(f"{kind} are ({', '.join(fields)}) numbers such as {_EXAMPLES[kind]}, got {place!r}")
     for field, number in zip(fields, numbers, strict=True):
         most = _RANGES[field](model)
@@ -121,11 +144,11 @@ def _place(model: HookedModel, kind: Kind, place: object) -> tuple[int, ...]:
             raise InputError(f"{field} must lie in 0..{most - 1}, got {number} in {kind}={place!r}")
     if kind == "edges":
         _check_edge(model, *numbers)
-    return tuple(numbers)
+    return numbers
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_number(value: object) -> TypeGuard[SupportsIndex]:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 def _check_edge(model: HookedModel, layer: int, head: int, query: int, key: int) -> None:
@@ -142,14 +165,24 @@ def _first_key(model: HookedModel, layer: int, query: int) -> int:
     return 0 if window is None else max(0, query - window + 1)
 
 
-def _other_key(
-    model: HookedModel, edge: tuple[int, int, int, int], generator: torch.Generator
-) -> tuple[int, int, int, int]:
-    layer, head, query, key = edge
-    others = [k for k in range(_first_key(model, layer, query), query + 1) if k != key]
-    if not others:
-        raise InputError(f"query {query} of layer {layer} sees no other key to draw as a control")
-    return layer, head, query, others[int(torch.randint(len(others), (), generator=generator))]
+def _other_edges(
+    model: HookedModel, edges: Sequence[tuple[int, ...]], generator: torch.Generator
+) -> list[tuple[int, ...] | int]:
+    """For each edge another one of the same query, different from all asked for and all drawn.
+
+    Raises:
+        InputError: a query sees too few keys.
+    """
+    drawn: list[tuple[int, ...] | int] = []
+    for layer, head, query, _ in dict.fromkeys(edges):
+        every = [(layer, head, query, key) for key in range(_first_key(model, layer, query), query + 1)]
+        others = sorted(set(every) - set(edges) - set(drawn))
+        if not others:
+            raise InputError(
+                f"query {query} of layer {layer} sees too few other keys to draw controls; pass n_random=0"
+            )
+        drawn.append(others[int(torch.randint(len(others), (), generator=generator))])
+    return drawn
 
 
 def _every(model: HookedModel, kind: Kind) -> list[tuple[int, ...]]:

@@ -1,12 +1,16 @@
 """What a result was computed from: a fingerprint of the weights and how they were loaded."""
 
 import hashlib
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from memhooks.model.loading import HookedModel, is_processed
+
+_HASHES: WeakKeyDictionary[HookedModel, tuple[tuple, str]] = WeakKeyDictionary()
+"""Fingerprints by the versions of all weights, which every edit in place raises (but one through `.data`)."""
 
 
 def provenance(model: HookedModel, tokens: Int[Tensor, "paragraph pos"]) -> dict[str, object]:
@@ -22,11 +26,15 @@ def provenance(model: HookedModel, tokens: Int[Tensor, "paragraph pos"]) -> dict
 def model_hash(model: HookedModel) -> str:
     """16 hexadecimal digits that change with any weight and with the shape of attention; hooks do not count."""
     shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.window_size, model.cfg.attn_types, model.cfg.eps)
+    state = (repr(shape), *((id(weight), weight.data_ptr(), weight._version) for weight in model.parameters()))
+    if (known := _HASHES.get(model)) is not None and known[0] == state:
+        return known[1]
     digest = hashlib.blake2b(repr(shape).encode(), digest_size=8)
     for name, weight in sorted(model.named_parameters()):
         digest.update(name.encode())
         digest.update(_bytes(weight))
-    return digest.hexdigest()
+    _HASHES[model] = state, digest.hexdigest()
+    return _HASHES[model][1]
 
 
 def tensor_hash(tensor: Tensor) -> str:

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from memhooks.errors import InputError, in_short
 
 SUPPORTED = "GPT-Neo models (model_type 'gpt_neo'), such as EleutherAI/gpt-neo-125M, 1.3B, 2.7B and TinyStories"
+_MOST_LAYERS = 1000
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -24,11 +25,8 @@ def read_model(source: str | Path | PreTrainedModel) -> GPTNeoForCausalLM:
     if isinstance(source, GPTNeoForCausalLM):
         model = source
     elif isinstance(source, str | Path):
-        model = (
-            _from_folder(Path(source))
-            if Path(source).exists() or not _may_be_hub_name(source)
-            else _from_hub(str(source))
-        )
+        local = _exists(Path(source)) or not _may_be_hub_name(source)
+        model = _from_folder(Path(source)) if local else _from_hub(str(source))
     else:
         raise InputError(
             f"source must be a name, a folder or a GPTNeoForCausalLM, got {type(source).__name__}; "
@@ -52,16 +50,34 @@ def read_tokenizer(source: str | Path | PreTrainedModel) -> PreTrainedTokenizerB
     if isinstance(source, PreTrainedModel):
         return None
     folder = Path(source)
-    if folder.is_dir() and not any(
+    if _is_folder(folder) and not any(
         (folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")
     ):
         return None
     try:
-        return AutoTokenizer.from_pretrained(str(source), local_files_only=folder.is_dir())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return AutoTokenizer.from_pretrained(
+            str(source),
+            local_files_only=_is_folder(folder),
+            trust_remote_code=False,  # said, because the default asks on the terminal
+        )
+    except Exception as error:  # tokenizers raises bare Exception
         raise InputError(
             f"{source}: the tokenizer cannot be read ({in_short(error)}); repair it or pass tokenizer=None"
         ) from error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long, or inside a folder that may not be entered
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _may_be_hub_name(source: str | Path) -> bool:
@@ -72,7 +88,7 @@ def _may_be_hub_name(source: str | Path) -> bool:
 def _from_hub(name: str) -> GPTNeoForCausalLM:
     try:
         kind = AutoConfig.from_pretrained(name).model_type
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise InputError(
             f"{name}: neither a local folder nor to be had from the hub ({in_short(error)}); "
             "give a folder with config.json and model.safetensors, or 'organism'"
@@ -82,7 +98,7 @@ def _from_hub(name: str) -> GPTNeoForCausalLM:
 
 
 def _from_folder(folder: Path) -> GPTNeoForCausalLM:
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise InputError(
             f"no model folder at {folder}; "
             "give a folder with config.json and model.safetensors, a hub name (owner/name), or 'organism'"
@@ -126,15 +142,34 @@ def _check_config(folder: Path) -> None:
     if not path.is_file():
         raise InputError(f"{folder}: no config.json, so this is not a Hugging Face model folder")
     try:
-        kind = json.loads(path.read_text("utf8")).get("model_type")
-    except (ValueError, AttributeError) as error:
+        config = json.loads(path.read_text("utf8"))
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not valid JSON ({in_short(error)})") from error
-    _check_kind(str(folder), kind)
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: not valid JSON for a model, which is an object, got {type(config).__name__}")
+    _check_kind(str(folder), config.get("model_type"))
+    _check_depth(path, config)
 
 
-def _check_kind(place: str, kind: str | None) -> None:
+def _check_depth(path: Path, config: dict) -> None:
+    """Refuse numbers of layers that no GPT-Neo has, on which building the model would take all memory.
+
+    Raises:
+        InputError: there are too many, or they are not numbers.
+    """
+    try:
+        written_out = len(config.get("attention_layers") or ())
+        by_kind = [len(kinds) * times for kinds, times in config.get("attention_types") or ()]
+        depths = [int(depth) for depth in (config.get("num_layers", 1), written_out, sum(by_kind), *by_kind)]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: layers and attention_types cannot be read ({in_short(error)})") from error
+    if not all(0 <= depth <= _MOST_LAYERS for depth in depths):
+        raise InputError(f"{path}: damaged, models have at most {_MOST_LAYERS} layers, got {max(depths, key=abs)}")
+
+
+def _check_kind(place: str, kind: object) -> None:
     if kind != "gpt_neo":
-        raise InputError(f"{place} holds a {kind!r} model; supported: {SUPPORTED}")
+        raise InputError(f"{place} holds a {kind!r:.80} model; supported: {SUPPORTED}")
 
 
 def _check_safetensors(path: Path) -> None:

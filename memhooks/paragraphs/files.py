@@ -4,7 +4,7 @@ Nothing is unpickled: `.pt` files are read with `weights_only=True`, `.npy` with
 `allow_pickle`. Token files are taken as they are; text needs a tokenizer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.readers import READERS
 from memhooks.paragraphs.records import Records, from_columns, to_paragraphs
 from memhooks.paragraphs.tables import Table, from_dataset, read_saved_dataset
+from memhooks.writing import whole_file
 
 
 def load_paragraphs(
@@ -46,10 +47,8 @@ def load_paragraphs(
         records, name = _read(Path(source)), str(source)
     elif isinstance(source, Table):
         records, name = from_dataset(source), "the dataset"
-    elif isinstance(source, Iterable):
-        records, name = _from_strings(list(source)), "the strings"
     else:
-        raise InputError(f"source must be a file, a folder, strings or a datasets.Dataset, got {type(source).__name__}")
+        records, name = _from_strings(list(source)), "the strings"
     return to_paragraphs(records, name, tokenizer=tokenizer, n_prefix=n_prefix, n_tokens=n_tokens)
 
 
@@ -67,9 +66,8 @@ def save_paragraphs(paragraphs: Paragraphs, path: str | Path) -> None:
         if labels is not None:
             columns[column] = list(labels)
     table = pa.table(columns).replace_schema_metadata({"n_prefix": str(paragraphs.n_prefix)})
-    partial = path.with_name(path.name + ".partial")
-    parquet.write_table(table, partial, write_page_checksum=True)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        parquet.write_table(table, partial, write_page_checksum=True)
 
 
 def _read(path: Path) -> Records:

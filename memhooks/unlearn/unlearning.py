@@ -110,8 +110,13 @@ def restored(model: HookedModel) -> Iterator[None]:
     """After the block every weight is bit for bit what it was before."""
     with ExitStack() as before:  # undoes the rest even where Ctrl-C stops one
         for weight in model.parameters():
-            before.callback(weight.data.copy_, weight.detach().clone())
+            before.callback(_put_back_, weight, weight.detach().clone())
         yield
+
+
+@torch.no_grad()
+def _put_back_(weight: Tensor, value: Tensor) -> None:
+    weight.copy_(value)
 
 
 def _check(

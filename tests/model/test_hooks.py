@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from memhooks.errors import InputError
-from memhooks.model.edits import ablated, patched
+from memhooks.model.ablated import ablated
 from memhooks.model.hook_names import full_name
 from memhooks.model.hooks import hooked, recorded
+from memhooks.model.patched import patched
 
 TOKENS = torch.arange(20).reshape(2, 10)
 PATTERN = "blocks.2.attn.hook_pattern"

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from memhooks.errors import InputError
-from memhooks.model.edits import ablated
+from memhooks.model.ablated import ablated
 from memhooks.model.means import activation_means, load_means
 from memhooks.model.provenance import tensor_hash
 

@@ -51,6 +51,20 @@ def test_saved_counts_load_and_wrong_ones_are_refused(tmp_path):
         load_counts(tmp_path / "e.npy", d_vocab=10)
 
 
+def test_negative_counts_and_empty_vocabularies_are_refused(tmp_path):
+    np.save(tmp_path / "c.npy", np.array([1, -2]))
+    with pytest.raises(InputError, match=r"c\.npy: counts must not be negative, got -2"):
+        load_counts(tmp_path / "c.npy", d_vocab=2)
+    np.save(tmp_path / "c.npy", np.array([1.0]))
+    with pytest.raises(InputError, match=r"c\.npy: counts must be integers, got float64"):
+        load_counts(tmp_path / "c.npy", d_vocab=1)
+    with pytest.raises(InputError, match="d_vocab must be at least 1, got 0"):
+        unigram_counts([], d_vocab=0)
+    np.save(tmp_path / "t.npy", np.array([10]))
+    with pytest.raises(InputError, match=r"t\.npy: token ids must lie in 0\.\.9, got 10\.\.10"):
+        unigram_counts([tmp_path / "t.npy"], d_vocab=10)
+
+
 def test_openwebtext_counts_load(shared_data):
     counts = load_counts(shared_data / "unigrams" / "openwebtext_gpt2.npy", d_vocab=50257)
     assert int((counts == 0).sum()) == 166

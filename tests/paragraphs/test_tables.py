@@ -79,6 +79,23 @@ def test_folders_that_are_no_saved_dataset_are_refused(tmp_path, state, message)
     assert "x.pt" in str(caught.value)
 
 
+def test_damaged_data_files_of_a_dataset_are_refused(tmp_path):
+    folder = tmp_path / "saved"
+    Dataset.from_dict(COLUMNS).save_to_disk(str(folder))
+    (data,) = folder.glob("*.arrow")
+    data.write_bytes(data.read_bytes()[:-600])
+    with pytest.raises(InputError, match=r"data-00000-of-00001\.arrow: damaged, or not an Arrow file"):
+        load_paragraphs(folder)
+    one, other = pa.table({"tokens": [[1, 2]]}), pa.table({"text": ["a"]})
+    for name, table in (("one", one), ("other", other)):
+        with pa.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table)
+    files = [{"filename": "one"}, {"filename": "other"}]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files}))
+    with pytest.raises(InputError, match=r"saved: damaged \(Schema"):
+        load_paragraphs(folder)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

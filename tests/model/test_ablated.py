@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from memhooks.errors import InputError
-from memhooks.model.edits import ablated, patched
+from memhooks.model.ablated import ablated
 from memhooks.model.hooks import hooked, recorded
 from memhooks.model.means import activation_means
 from memhooks.model.parts import checked, random_parts
+from memhooks.model.patched import patched
 
 TOKENS = torch.arange(20).reshape(2, 10)
 OTHERS = torch.arange(40, 90).reshape(5, 10)
