@@ -13,7 +13,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge  # noqa: TID251 - the thing under test
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-from memhooks.model.audit import audit, shown
+from memhooks.model.audit import audit
+from memhooks.model.audit_result import summarized
 
 EXPECTED = {"pattern", "attn_scores", "resid_mid"}
 
@@ -43,8 +44,8 @@ def small_bridge() -> TransformerBridge:
 def main() -> None:
     """Print the audit's table and compare the failing sites with those that are known."""
     result = audit(small_bridge())
-    for row in result.rows:
-        sys.stdout.write("  ".join(map(str, shown(row).values())) + "\n")
+    for row in summarized(result):
+        sys.stdout.write("  ".join(map(str, row.values())) + "\n")
     sys.stdout.write(f"TransformerLens {version('transformer-lens')}: {result}\n")
     passed = EXPECTED - set(result.failed_sites)
     if passed:

@@ -5,75 +5,116 @@ dtypes per activation, and one walk over the modules when the block begins.
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from itertools import product
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from statistics import median
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from memhooks.model.edits import ablated
+from memhooks.model.ablated import ablated
 from memhooks.model.hooks import hooked, recorded
-from memhooks.model.loading import HookedModel, load_model
+from memhooks.model.loading import HookedModel, HookPoint, load_model
+from memhooks.model.means import activation_means
+from memhooks.model.patched import patched
 from memhooks.organism.paragraphs import load_planted
 
 ROUNDS, PASSES = 15, 5
-Z = "hook_z"
+Block = Callable[[], AbstractContextManager]
 
 
 def main() -> None:
     """Print the ratio of each helper to its bare hook, measured in turns."""
     torch.set_num_threads(1)
     model = load_model("organism")
-    names = [name for name in model.hook_dict if name.endswith(Z)]
-
-    def bare_record(activation: torch.Tensor, hook: object) -> None:
-        store[hook.name] = activation.detach().clone()  # pyright: ignore[reportAttributeAccessIssue]
-
-    def bare_zero(z: torch.Tensor, hook: object) -> torch.Tensor:
-        z, zeros = z.clone(), torch.zeros_like(z)
-        z[:, :, [2]] = zeros[:, :, [2]]
-        return z
-
-    def nothing(activation: torch.Tensor, hook: object) -> None:
-        return None
-
-    store: dict[str, torch.Tensor] = {}
-    heads = [(layer, 2) for layer in range(model.cfg.n_layers)]
-    pairs: dict[str, tuple[Callable[[], AbstractContextManager], Callable[[], AbstractContextManager]]] = {
-        "hooked, 8 hooks that do nothing": (
-            lambda: hooked(model, [(names, nothing)]),
-            lambda: model.hooks(fwd_hooks=[(name, nothing) for name in names]),
-        ),
-        "recorded, z of 8 layers": (
-            lambda: recorded(model, names),
-            lambda: model.hooks(fwd_hooks=[(name, bare_record) for name in names]),
-        ),
-        "ablated, one head in each of 8 layers": (
-            lambda: ablated(model, heads=heads),
-            lambda: model.hooks(fwd_hooks=[(name, bare_zero) for name in names]),
-        ),
-    }
-    paragraphs = load_planted("A").tokens
-    work = {"8 paragraphs": paragraphs[:8], "1 row of 10 tokens": paragraphs[:1, :10]}
+    every = load_planted("A").tokens
+    work = {"8 paragraphs": every[:8], "1 row of 10 tokens": every[:1, :10]}
     table = Table(title=f"{PASSES} passes in a block, one thread; median of {ROUNDS} turns")
     for heading in ("helper", "each pass", "helper, ms", "bare hook, ms", "ratio"):
         table.add_column(heading)
-    for (name, (helper, bare)), (size, tokens) in product(pairs.items(), work.items()):
-        ours, theirs = [], []
-        for _ in range(ROUNDS):  # in turns, so that both meet the same machine
-            ours.append(seconds(model, tokens, helper))
-            theirs.append(seconds(model, tokens, bare))
-        ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-        per_pass = 1000 / PASSES
-        table.add_row(name, size, f"{median(ours) * per_pass:.1f}", f"{median(theirs) * per_pass:.1f}", f"{ratio:.3f}")
+    for size, tokens in work.items():
+        for name, (helper, bare) in pairs(model, tokens).items():
+            ours, theirs = [], []
+            for _ in range(ROUNDS):  # in turns, so that both meet the same machine
+                ours.append(seconds(model, tokens, helper))
+                theirs.append(seconds(model, tokens, bare))
+            ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
+            per_pass = 1000 / PASSES
+            table.add_row(
+                name, size, f"{median(ours) * per_pass:.1f}", f"{median(theirs) * per_pass:.1f}", f"{ratio:.3f}"
+            )
     Console().print(table)
 
 
+class Bare:
+    """Hooks for z as one would write them by hand."""
+
+    def __init__(self, clean: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor]) -> None:
+        self.clean, self.means = clean, means
+        self.store: dict[str, torch.Tensor] = {}
+
+    def nothing(self, z: torch.Tensor, hook: HookPoint) -> None:
+        """Read nothing."""
+
+    def record(self, z: torch.Tensor, hook: HookPoint) -> None:
+        """Keep a copy."""
+        self.store[str(hook.name)] = z.detach().clone()
+
+    def patch(self, z: torch.Tensor, hook: HookPoint) -> torch.Tensor:
+        """Put the clean activation at position 5 of head 2."""
+        z = z.clone()
+        z[:, 5, 2] = self.clean[str(hook.name)][:, 5, 2]
+        return z
+
+    def zero(self, z: torch.Tensor, hook: HookPoint) -> torch.Tensor:
+        """Silence head 2."""
+        z = z.clone()
+        z[:, :, 2] = 0
+        return z
+
+    def mean(self, z: torch.Tensor, hook: HookPoint) -> torch.Tensor:
+        """Put the mean of head 2."""
+        z = z.clone()
+        z[:, :, 2] = self.means[str(hook.name)][:, 2].to(z)
+        return z
+
+
+def pairs(model: HookedModel, tokens: torch.Tensor) -> dict[str, tuple[Block, Block]]:
+    """For each helper the block it opens and the bare hooks that do the same."""
+    layers = range(model.cfg.n_layers)
+    names, heads = [f"blocks.{layer}.attn.hook_z" for layer in layers], [(layer, 2) for layer in layers]
+    means = activation_means(model, tokens.repeat(2, 1), sites=("z",))
+    with recorded(model, names) as clean:
+        model(tokens)
+    by_hand = Bare(clean, means.values)
+
+    def bare(function: Callable) -> Block:
+        return lambda: model.hooks(fwd_hooks=[(name, function) for name in names])
+
+    def patched_everywhere() -> AbstractContextManager:
+        stack = ExitStack()
+        for name in names:
+            stack.enter_context(patched(model, name, clean[name], at=5, heads=[2]))
+        return stack
+
+    return {
+        "hooked, 8 hooks that do nothing": (
+            lambda: hooked(model, [(names, by_hand.nothing)]),
+            bare(by_hand.nothing),
+        ),
+        "recorded, z of 8 layers": (lambda: recorded(model, names), bare(by_hand.record)),
+        "patched, 8 blocks of one head and position": (patched_everywhere, bare(by_hand.patch)),
+        "ablated to zero, one head in 8 layers": (lambda: ablated(model, heads=heads), bare(by_hand.zero)),
+        "ablated to the mean, one head in 8 layers": (
+            lambda: ablated(model, heads=heads, how="mean", means=means),
+            bare(by_hand.mean),
+        ),
+    }
+
+
 @torch.no_grad()
-def seconds(model: HookedModel, tokens: torch.Tensor, block: Callable[[], AbstractContextManager]) -> float:
+def seconds(model: HookedModel, tokens: torch.Tensor, block: Block) -> float:
     """Time of entering the block, the passes inside, and leaving it."""
     start = time.perf_counter()
     with block():

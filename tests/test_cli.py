@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from memhooks import cli
 from memhooks.errors import InputError
-from memhooks.model.audit import Audit, AuditRow
+from memhooks.model.audit_result import Audit, AuditRow
 from memhooks.model.labelled import load_result
 from memhooks.organism.paragraphs import load_planted
 from tests.conftest import tiny_neo
@@ -168,10 +168,10 @@ def test_hooks_lists_what_fires_and_what_is_switched_off():
 def test_audit_passes_on_the_bundled_model_and_its_exit_code_says_otherwise(monkeypatch):
     done = CliRunner().invoke(cli.app, ["audit"])
     assert done.exit_code == 0
-    assert "audit passed: 76 checks at 21 kinds of site" in done.stdout
+    assert "audit passed: 140 hook points of 21 kinds, returned and in place" in done.stdout
     bad = AuditRow("attn.hook_pattern", "blocks.0.attn.hook_pattern", "global", "returned", 0.0, 0.0, 1.0, ("edit",))
     monkeypatch.setattr("memhooks.model.audit.audit", lambda model: Audit((bad,), 1e-5))
-    failed = CliRunner().invoke(cli.app, ["audit", "--failures"])
+    failed = CliRunner().invoke(cli.app, ["audit", "--all"])
     assert failed.exit_code == 1
     assert "audit failed at pattern" in failed.stdout
     rows = json.loads(CliRunner().invoke(cli.app, ["audit", "--json"]).stdout)

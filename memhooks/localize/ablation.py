@@ -23,7 +23,7 @@ from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans
 from memhooks.model.parts import Parts, checked, random_parts
-from memhooks.model.provenance import model_hash
+from memhooks.model.provenance import model_hash, tensor_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
 from memhooks.progress import tracked
@@ -65,7 +65,10 @@ def ablation_table(
         raise InputError('no paragraphs to measure; pass sets={"memorized": ..., "control": ...}')
     if n_random < 0:
         raise InputError(f"n_random must be at least 0, got {n_random}")
-    given = cast(Parts, parts)
+    given = cast(Parts, checked(model, cast(Parts, parts)))
+    for name, paragraphs in sets.items():
+        paragraphs.check(model)
+        _check_apart(name, paragraphs, source)
     generator = torch.Generator().manual_seed(seed)
     nulls = [random_parts(model, given, generator=generator) for _ in range(n_random)]
     rows = []
@@ -76,7 +79,16 @@ def ablation_table(
             with ablated(model, how=how, means=means, source=source, seed=seed, **chosen):
                 without.append(recitation(model, paragraphs))
         rows.append(_row(paragraphs, base, without, seed))
-    about = {"model_hash": model_hash(model), "how": how, "parts": checked(model, given), "seed": seed}
+    about = {
+        "model_hash": model_hash(model),
+        "tokens_hash": {name: tensor_hash(paragraphs.tokens) for name, paragraphs in sets.items()},
+        "how": how,
+        "means_hash": "" if means is None else means.tokens_hash,
+        "source_hash": "" if source is None else tensor_hash(source),
+        "parts": given,
+        "seed": seed,
+        "n_random": n_random,
+    }
     nats, tokens, axis = "nats per continuation token", "tokens before the first miss, mean", ("row",)
     units = {
         "em": tokens,
@@ -93,7 +105,21 @@ def ablation_table(
         name: Variable(np.array([row[name] for row in rows]), axis, unit, {"row": list(sets)})
         for name, unit in units.items()
     }
-    return labelled(about | {"n_random": n_random}, **columns)
+    return labelled(about, **columns)
+
+
+def _check_apart(name: str, paragraphs: Paragraphs, source: Tensor | None) -> None:
+    """Refuse to replace what a part does on a text by what it does on the same text: that set would seem immune.
+
+    Raises:
+        InputError: a paragraph is among the source's rows.
+    """
+    if source is None or source.shape[1] != paragraphs.tokens.shape[1]:
+        return
+    known = set(map(tuple, source.tolist()))
+    shared = sum(tuple(row) in known for row in paragraphs.tokens.tolist())
+    if shared:
+        raise InputError(f"{shared} of {len(paragraphs)} {name!r} paragraphs are in source; resample from other texts")
 
 
 def _row(paragraphs: Paragraphs, base: xr.Dataset, without: list[xr.Dataset], seed: int) -> dict[str, float | int]:

@@ -12,16 +12,15 @@ judges other hooked models, such as the Bridge of TransformerLens 4.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.model.html_table import html_table
+from memhooks.model.audit_result import Audit, AuditRow, Way
 
-Way = Literal["returned", "in place"]
 IDENTITY, EDIT, FULL = range(3)  # rows of the batch
 
 
@@ -63,69 +62,6 @@ NO_FULL_PATCH = ("hook_pos_embed", "ln1.hook_scale", "ln2.hook_scale", "ln_final
 """Nothing reaches the logits through these alone: they have the first two checks."""
 
 
-@dataclass(frozen=True)
-class AuditRow:
-    """One hook point edited in one way; effects are the largest change of a logit.
-
-    Attributes:
-        site: hook name without its layer.
-        name: full hook name.
-        attention: type of the layer, "" outside the blocks.
-        way: whether the hook returned a tensor or edited in place.
-        identity: effect of putting the activation back; 0 expected. None = the edit raised an error; so below.
-        edit: effect of a real edit; above 0 expected.
-        full_patch: distance from the clean logits after a full patch; 0 expected, None = not defined here.
-        failed: which of the three did not come out as expected.
-    """
-
-    site: str
-    name: str
-    attention: str
-    way: Way
-    identity: float | None
-    edit: float | None
-    full_patch: float | None
-    failed: tuple[str, ...]
-
-
-@dataclass(frozen=True, repr=False)
-class Audit:
-    """What an audit found; truthy if every check passed."""
-
-    rows: tuple[AuditRow, ...]
-    tolerance: float
-
-    def __bool__(self) -> bool:
-        return not self.failed_sites
-
-    @property
-    def failed_sites(self) -> list[str]:
-        """Short names of the sites at which some edit did not do what it says, in forward order."""
-        return list(dict.fromkeys(row.site.rsplit("hook_", 1)[-1] for row in self.rows if row.failed))
-
-    def __repr__(self) -> str:
-        if self:
-            n_sites, n_points = (len({getattr(row, of) for row in self.rows}) for of in ("site", "name"))
-            return f"audit passed: {n_points} hook points of {n_sites} kinds, returned and in place"
-        return f"audit failed at {', '.join(self.failed_sites)}"
-
-    def _repr_html_(self) -> str:
-        return html_table([shown(row) for row in self.rows], caption=str(self))
-
-
-def shown(row: AuditRow) -> dict[str, object]:
-    """A row as people read it."""
-    return {
-        "site": row.site,
-        "layer": f"{row.name.split('.')[1]} {row.attention}" if row.attention else "",
-        "way": row.way,
-        "identity": _number(row.identity),
-        "edit": _number(row.edit),
-        "full patch": _number(row.full_patch),
-        "verdict": "ok" if not row.failed else "FAILED: " + ", ".join(row.failed),
-    }
-
-
 @torch.no_grad()
 def audit(model: Hookable, *, length: int = 5, seed: int = 0) -> Audit:
     """Check that edits at every kind of hook point reach the logits, and reach all of them.
@@ -141,7 +77,8 @@ def audit(model: Hookable, *, length: int = 5, seed: int = 0) -> Audit:
     if not 2 <= length <= model.cfg.n_ctx:
         raise InputError(f"length must lie in 2..{model.cfg.n_ctx}, got {length}")
     run = _clean_run(model, length, seed)
-    tolerance = 8 * torch.finfo(run.logits.dtype).eps * _largest(run.logits)
+    # Rows of a larger batch round differently; half precision rounds so coarsely that a few per cent must do.
+    tolerance = min(100 * torch.finfo(run.logits.dtype).eps, 0.03) * _largest(run.logits)
     rows = []
     for site, names in _sites(run.activations).items():
         for way in get_args(Way):
@@ -241,7 +178,7 @@ def _factors(activation: Tensor, seed: int) -> Tensor:
 def _failed(identity: float, edit: float, full: float | None, tolerance: float) -> tuple[str, ...]:
     checks = {
         "identity changes the logits": identity <= tolerance,
-        "edit does not reach the logits": edit > tolerance,
+        "edit does not reach the logits": edit > 4 * identity + tolerance / 10,
         "full patch misses the clean logits": full is None or full <= tolerance,
     }  # comparisons with NaN are false, so NaN fails
     return tuple(name for name, passed in checks.items() if not passed)
@@ -264,10 +201,6 @@ def _attention(model: Hookable, name: str) -> str:
 
 def _site(name: str) -> str:
     return name.split(".", 2)[2] if name.startswith("blocks.") else name
-
-
-def _number(effect: float | None) -> str:
-    return "-" if effect is None else f"{effect:.1e}"
 
 
 def _largest(change: Tensor) -> float:

@@ -88,9 +88,10 @@ def is_there(point: HookPoint, hook: Watched) -> bool:
 def remove_(point: HookPoint, hook: Watched) -> None:
     """Take exactly this hook away, wherever others were added or removed meanwhile."""
     hook.active = False
-    for handle in [one for one in point.fwd_hooks if one.user_hook is hook]:
-        handle.hook.remove()
-        point.fwd_hooks.remove(handle)
+    for handle in list(point.fwd_hooks):
+        if handle.user_hook is hook:
+            handle.hook.remove()
+            point.fwd_hooks.remove(handle)
 
 
 def check_eval(model: HookedModel) -> None:

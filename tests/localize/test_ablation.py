@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ def test_the_same_seed_gives_the_same_table_and_the_parts_are_written_down(model
 
 def test_every_model_state_but_the_ablation_is_kept(model, paragraphs):
     before = recitation(model, paragraphs)
-    ablation_table(model, {"a": paragraphs}, how="resample", source=paragraphs.tokens.flip(0), heads=[(0, 1)])
+    ablation_table(model, {"a": paragraphs}, how="resample", source=paragraphs.tokens.flip(1), heads=[(0, 1)])
     assert recitation(model, paragraphs).identical(before)
 
 
@@ -62,6 +64,11 @@ def test_every_model_state_but_the_ablation_is_kept(model, paragraphs):
     ("sets", "arguments", "message"),
     [
         ({}, {"heads": [(0, 0)]}, "no paragraphs to measure"),
+        (
+            None,
+            {"heads": [(0, 0)], "how": "resample", "source": torch.arange(48).reshape(2, 24)},
+            "1 of 6 'a' paragraphs are in source; resample from other texts",
+        ),
         (None, {}, "nothing to ablate"),
         (None, {"heads": [(9, 0)]}, "layer must lie in 0..3"),
         (None, {"heads": [(0, 0)], "n_random": -1}, "n_random must be at least 0, got -1"),
@@ -71,10 +78,17 @@ def test_every_model_state_but_the_ablation_is_kept(model, paragraphs):
 )
 def test_what_cannot_be_compared_is_refused(model, paragraphs, sets, arguments, message):
     with pytest.raises(InputError, match=message):
-        ablation_table(model, {"a": paragraphs} if sets is None else sets, **arguments)
+        tokens = torch.cat([paragraphs.tokens[1:], torch.arange(24)[None]])
+        ablation_table(model, {"a": replace(paragraphs, tokens=tokens)} if sets is None else sets, **arguments)
 
 
-def test_masks_of_torch_are_left_alone(model, paragraphs):
+def test_parts_given_as_iterators_are_measured_and_written_down_like_lists(model, paragraphs):
+    one = ablation_table(model, {"a": paragraphs}, heads=[(0, 1), (1, 2)], mlp_layers=[1])
+    two = ablation_table(model, {"a": paragraphs}, heads=zip([0, 1], [1, 2], strict=True), mlp_layers=iter([1]))
+    assert one.identical(two)
+
+
+def test_torchs_own_generator_is_left_alone(model, paragraphs):
     state = torch.get_rng_state()
     ablation_table(model, {"a": paragraphs}, how="noise", heads=[(0, 0)], n_random=1)
     assert torch.equal(torch.get_rng_state(), state)

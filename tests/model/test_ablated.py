@@ -1,8 +1,13 @@
+import inspect
+
+import numpy as np
 import pytest
 import torch
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from memhooks.errors import InputError
-from memhooks.model.ablated import ablated
+from memhooks.model.ablated import _cycle, ablated
+from memhooks.model.hook_names import full_name
 from memhooks.model.hooks import hooked, recorded
 from memhooks.model.means import activation_means
 from memhooks.model.parts import checked, random_parts
@@ -121,7 +126,7 @@ def test_resampling_puts_whole_rows_of_the_source_there_the_same_for_all_parts(m
     joint = parts if name == Z else parts | {"heads": [(1, 1)]}
     with ablated(model, how="resample", source=OTHERS, seed=3, **joint), recorded(model, [name, Z]) as after:
         model(TOKENS)
-    order = torch.randperm(5, generator=torch.Generator().manual_seed(3))[:2]
+    order = _cycle(5, 3)[:2]
     torch.testing.assert_close(part(after[name]), part(others[name][order]), rtol=0, atol=0)
     if name != Z:
         assert torch.equal(after[Z][:, :, 1], others[Z][order][:, :, 1])
@@ -170,7 +175,10 @@ def test_noise_has_the_stated_size_and_a_seed(model):
         ({"heads": [(0, 0)], "how": "mean"}, r'how="mean" needs means='),
         ({"heads": [(0, 0)], "how": "resample"}, 'how="resample" needs source='),
         ({"heads": [(0, 0)], "source": TOKENS}, 'source= is only for how="resample", got how="zero"'),
-        ({"heads": [(0, 0)], "how": "noise", "scale": 0.0}, "scale must be above 0"),
+        ({"heads": [(0, 0)], "how": "noise", "scale": 0.0}, "scale must be a number above 0"),
+        ({"heads": [(0, 0)], "how": "noise", "scale": float("inf")}, "scale must be a number above 0"),
+        ({"heads": [(0, 0)], "scale": 2.0}, 'scale= is only for how="noise", got how="zero"'),
+        ({"mlp_layers": 3}, r"mlp_layers must be a list such as \[3\], got 3"),
         ({"heads": [(0, 0)], "how": "resample", "source": TOKENS + 90}, "token ids must lie in 0..100"),
     ],
 )
@@ -181,7 +189,10 @@ def test_what_cannot_be_ablated_is_refused(model, arguments, message):
 
 
 def test_texts_that_do_not_fit_are_refused_in_the_pass(model):
-    with pytest.raises(InputError, match="too short for the edges"), ablated(model, edges=[(0, 0, 30, 5)]):
+    with (
+        pytest.raises(InputError, match="the text has 10 tokens, too short for an edge from query 30"),
+        ablated(model, edges=[(0, 0, 30, 5)]),
+    ):
         model(TOKENS)
     with pytest.raises(InputError, match="give source rows of the same length"):
         with ablated(model, how="resample", source=OTHERS[:, :8], heads=[(0, 0)]):
@@ -208,8 +219,66 @@ def test_controls_that_cannot_be_drawn_are_refused(model):
     generator = torch.Generator()
     with pytest.raises(InputError, match="only 1 other mlp_layers to draw 3 from"):
         random_parts(model, {"mlp_layers": [0, 1, 2]}, generator=generator)
-    with pytest.raises(InputError, match="query 0 of layer 1 sees no other key"):
+    with pytest.raises(InputError, match="query 0 of layer 1 sees too few other keys to draw controls"):
         random_parts(model, {"edges": [(1, 0, 0, 0)]}, generator=generator)
+    with pytest.raises(InputError, match="sees too few other keys"):
+        random_parts(model, {"edges": [(0, 0, 1, 0), (0, 0, 1, 1)]}, generator=generator)
+
+
+def test_random_edges_are_neither_asked_for_nor_drawn_twice(model):
+    asked = [(0, 0, 5, key) for key in range(3)]
+    for seed in range(50):
+        drawn = random_parts(model, {"edges": asked}, generator=torch.Generator().manual_seed(seed))["edges"]
+        assert len(set(drawn)) == 3
+        assert not set(drawn) & set(asked)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 50])
+def test_no_row_meets_itself_and_every_source_row_is_used(n):
+    for seed in range(20):
+        order = _cycle(n, seed)
+        assert sorted(order.tolist()) == list(range(n))
+        assert (order != torch.arange(n)).all()
+
+
+def test_resampling_a_set_by_itself_leaves_no_row_intact(model):
+    intact = model(OTHERS)
+    with ablated(model, how="resample", source=OTHERS, mlp_layers=[0, 1, 2, 3]):
+        assert (model(OTHERS) - intact).abs().flatten(1).amax(1).min() > 1e-3
+
+
+def test_parts_see_the_same_source_rows_also_after_a_pass_that_stopped_early(model):
+    last = "blocks.3.attn.hook_z"
+    _, others = run(model, Z, last, tokens=OTHERS)
+    with ablated(model, how="resample", source=OTHERS, attention_layers=[0], heads=[(1, 1), (3, 1)]):
+        model(TOKENS, stop_at_layer=2)
+        with recorded(model, [Z, last]) as after:
+            model(TOKENS)
+    order = _cycle(5, 0)[2:4]
+    assert torch.equal(after[Z][:, :, 1], others[Z][order][:, :, 1])
+    assert torch.equal(after[last][:, :, 1], others[last][order][:, :, 1])
+
+
+def test_edges_are_refused_where_keys_are_cached(model):
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, "cpu", 2)
+    with pytest.raises(InputError, match="has 1 queries and 11 keys: edges need whole texts"):
+        with ablated(model, edges=[(2, 1, 0, 0)]):
+            for tokens in (TOKENS, TOKENS[:, :1]):
+                model(tokens, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))
+
+
+def test_numbers_of_numpy_are_numbers(model):
+    with ablated(model, heads=[(np.int64(1), np.int64(2))]), recorded(model, Z) as store:
+        model(TOKENS)
+    assert store[Z][:, :, 2].abs().max() == 0
+    assert inspect.unwrap(full_name)(("z", np.int64(1))) == Z
+
+
+@pytest.mark.parametrize("how", ["zero", "mean", "resample", "noise"])
+def test_ablation_works_in_mixed_precision(model, how):
+    extra = {"mean": {"means": activation_means(model, OTHERS)}, "resample": {"source": OTHERS}}.get(how, {})
+    with torch.autocast("cpu", torch.bfloat16), ablated(model, how=how, heads=[(1, 2)], **extra):
+        assert torch.isfinite(model(TOKENS)).all()
 
 
 def test_ablation_nests_with_a_hook_of_ones_own(model):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformer_lens.hook_points import HookPoint
 
+from memhooks.errors import InputError
 from memhooks.model.audit import CUTS, NO_FULL_PATCH, SCRAMBLED, audit
 from memhooks.model.hook_names import GATES
 from tests.conftest import tiny_neo
@@ -41,7 +42,7 @@ def test_a_faithful_model_passes_every_check(model):
     result = audit(model)
     assert result
     assert not result.failed_sites
-    assert str(result).startswith("audit passed: 76 checks at 21 kinds of site")
+    assert str(result) == "audit passed: 72 hook points of 21 kinds, returned and in place"
 
 
 def test_every_kind_of_hook_point_is_audited_but_gated_ones(model):
@@ -60,14 +61,15 @@ def test_a_model_that_ignores_edits_fails_and_the_site_is_named(model, site):
     assert not result
     assert result.failed_sites[0] == site.rsplit("hook_", 1)[-1]
     failed = [row for row in result.rows if row.failed and row.site == site]
-    assert len(failed) == 4
+    assert len(failed) == 8  # four layers, both ways
     assert all("edit does not reach the logits" in row.failed for row in failed)
     assert str(result).startswith(f"audit failed at {result.failed_sites[0]}")
 
 
-def test_edits_ignored_in_one_layer_type_or_one_way_are_found(model):
-    only_local = audit(deafen(model, "attn.hook_pattern", DeafPoint, [1, 3]))
-    assert {row.attention for row in only_local.rows if row.failed} == {"local"}
+def test_edits_ignored_in_one_layer_are_found(model):
+    only_one = audit(deafen(model, "attn.hook_pattern", DeafPoint, [1]))
+    assert [row.name for row in only_one.rows if row.failed] == ["blocks.1.attn.hook_pattern"] * 2
+    assert {row.attention for row in only_one.rows if row.failed} == {"local"}
 
 
 def test_a_returned_tensor_that_is_ignored_is_found(model):
@@ -107,9 +109,6 @@ class Branch(torch.nn.Module):
 
 
 def test_an_edit_that_raises_is_a_finding_with_its_error(model):
-    def refuse(x, hook):
-        raise RuntimeError("no edits here")
-
     class Raising(HookPoint):
         def __call__(self, x):
             out = super().__call__(x)
@@ -126,8 +125,16 @@ def test_an_edit_that_raises_is_a_finding_with_its_error(model):
 def test_other_dtypes_are_judged_by_their_own_precision(dtype):
     from memhooks.model.loading import load_model
 
-    assert audit(load_model(tiny_neo(), dtype=dtype))
+    model = load_model(tiny_neo(), dtype=dtype)
+    assert audit(model)
+    assert audit(deafen(model, "attn.hook_pattern", DeafPoint, range(4))).failed_sites == ["pattern"]
 
 
 def test_the_notebook_view_names_the_verdict(model):
     assert "audit failed at pattern" in audit(deafen(model, "attn.hook_pattern", DeafPoint, range(4)))._repr_html_()
+
+
+@pytest.mark.parametrize("length", [1, 65])
+def test_a_probe_the_model_cannot_read_is_refused(model, length):
+    with pytest.raises(InputError, match=rf"length must lie in 2..64, got {length}"):
+        audit(model, length=length)

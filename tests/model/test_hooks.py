@@ -1,6 +1,8 @@
 """Each law of the helpers, the ten misuse cases, and faults injected everywhere."""
 
+import copy
 import inspect
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ import torch
 from memhooks.errors import InputError
 from memhooks.model.ablated import ablated
 from memhooks.model.hook_names import full_name
+from memhooks.model.hook_table import hook_table
 from memhooks.model.hooks import hooked, recorded
+from memhooks.model.means import activation_means
 from memhooks.model.patched import patched
 
 TOKENS = torch.arange(20).reshape(2, 10)
@@ -112,6 +116,7 @@ def test_a_backward_hook_does_not_outlive_its_block(model):
     ("place", "message"),
     [
         ("blocks.0.attn.hook_patern", r"no hook point .*; did you mean 'blocks.0.attn.hook_pattern'"),
+        (("z3", 1), r'the layer comes second, as in \("z", 3\)'),
         (("zz", 1), r"no hook point \('zz', 1\); did you mean 'blocks.1.attn.hook_z'"),
         (".%%%%", "did you mean one of those that memhooks.hook_table"),
     ],
@@ -196,8 +201,8 @@ def pattern_of(model):
         (lambda m: recorded(m, "blocks.9.attn.hook_z"), r"layer must lie in 0..3, got 'blocks.9.attn.hook_z'"),
         (lambda m: ablated(m, heads=[(0, 4)]), r"head must lie in 0..3, got 4"),
         (lambda m: ablated(m, heads=[(-1, 0)]), r"layer must lie in 0..3, got -1"),
-        (lambda m: patched(m, PATTERN, pattern_of(m), heads=[4]), r"heads must lie in 0..3, got \[4\]"),
-        (lambda m: patched(m, PATTERN, pattern_of(m), heads=[]), r"heads must lie in 0..3, got \[\]"),
+        (lambda m: patched(m, PATTERN, pattern_of(m), heads=[4]), r"heads must be numbers in 0..3, got \[4\]"),
+        (lambda m: patched(m, PATTERN, pattern_of(m), heads=[]), r"heads must be numbers in 0..3, got \[\]"),
         (lambda m: patched(m, RESID, torch.zeros(2, 10, 32), heads=[0]), "has no heads; patch heads at z"),
         (lambda m: patched(m, RESID, torch.zeros(2, 10, 32), at=10), r"positions must lie in 0..9, got 10..10"),
         (lambda m: patched(m, RESID, torch.zeros(2, 10, 32), at=-1), r"positions must lie in 0..9, got -1..-1"),
@@ -213,7 +218,11 @@ def test_misuse_7_layers_heads_and_positions_out_of_range(model, enter, message)
     [
         (torch.zeros(2, 9, 32), None, r"has shape \(2, 10, 32\), the patch \(2, 9, 32\); take it from as many rows"),
         (torch.zeros(1, 10, 32), None, r"the patch \(1, 10, 32\)"),
-        (torch.zeros(2, 10, 32), torch.tensor([1]), r"one position per row is needed, 2 in all"),
+        (
+            torch.zeros(2, 10, 32),
+            torch.tensor([1]),
+            r"at must be one position or one integer per row, 2 in all, got int64 \(1,\)",
+        ),
         (torch.zeros(2), None, "must have all axes of its activation"),
     ],
 )
@@ -272,10 +281,89 @@ def test_hooks_that_others_add_and_remove_meanwhile_are_left_alone(model, error)
         model(TOKENS)
         raise error
     assert len(point.fwd_hooks) == len(point._forward_hooks) == 2
-    with hooked(model, [(RESID, nothing)]):
-        model(TOKENS)
-        model.reset_hooks()
+
+
+def test_hooks_that_are_removed_inside_the_block_are_missed(model):
+    point = model.hook_dict[RESID]
+    point.add_hook(nothing, is_permanent=True)
+    with pytest.raises(InputError, match=r"blocks.1.hook_resid_pre lost its hook inside the block \(model.reset_hooks"):
+        with hooked(model, [(RESID, nothing)]):
+            model(TOKENS)
+            model.reset_hooks()
     assert [handle.is_permanent for handle in point.fwd_hooks] == [True]
+
+
+def test_train_mode_that_begins_inside_the_block_is_noticed(model):
+    with pytest.raises(InputError, match="in train mode"), recorded(model, RESID):
+        model(TOKENS)
+        model.train()
+
+
+def test_a_copy_of_the_model_made_inside_a_block_is_free_of_its_hooks_afterwards(model):
+    clean = model(TOKENS)
+    with ablated(model, heads=[(0, 0), (2, 1)]):
+        model(TOKENS)
+        twin = copy.deepcopy(model)
+    assert torch.equal(twin(TOKENS), clean)
+
+
+def test_passes_of_the_librarys_own_are_not_seen_by_blocks_around_them(model):
+    """The source of a resampling, means and the hook table all run the model."""
+    with recorded(model, ("z", 3)) as store:
+        model(TOKENS)
+        kept = store["z", 3].clone()
+        means = activation_means(model, TOKENS + 20)
+        hook_table(model)
+        with ablated(model, how="resample", source=TOKENS + 40, heads=[(1, 1)]):
+            model(TOKENS, stop_at_layer=2)
+        assert torch.equal(store["z", 3], kept)
+    with ablated(model, heads=[(0, 0)]):
+        model(TOKENS)
+        inside = activation_means(model, TOKENS + 20)
+    assert all(torch.equal(inside.values[name], mean) for name, mean in means.values.items())
+
+
+def test_a_recording_that_would_mix_passes_is_refused(model):
+    with pytest.raises(InputError, match=r"mixes passes: blocks.0.attn.hook_z ran 2 times, blocks.3.attn.hook_z 1"):
+        with recorded(model, [("z", 0), ("z", 3)]):
+            model(TOKENS + 20)
+            model(TOKENS, stop_at_layer=2)
+    with pytest.raises(InputError, match="holds the gradients of one forward pass"):
+        with recorded(model, RESID, gradients=True):
+            model(TOKENS)
+            model(TOKENS)
+
+
+def test_a_backward_hook_in_place_leaves_the_other_branch_alone(model):
+    """Autograd hands the same tensor to both inputs of the residual sum."""
+
+    def arriving(edit):
+        seen = []
+        keep = (RESID, lambda gradient, hook: seen.append(gradient.clone()))
+        with hooked(model, backward=[keep, (("attn_out", 1), edit)]):
+            model(TOKENS, return_type="loss").backward()
+        return seen[0]
+
+    returned = arriving(lambda gradient, hook: torch.zeros_like(gradient))
+    assert torch.equal(arriving(zero_in_place), returned)
+    assert returned.abs().max() > 0
+
+
+def zero_in_place(gradient, hook):
+    gradient.zero_()
+
+
+@pytest.mark.parametrize("at", [torch.tensor([1.9, 3.2]), torch.tensor([True, False])])
+def test_positions_that_are_no_integers_are_refused(model, at):
+    with pytest.raises(InputError, match="at must be one position or one integer per row"):
+        with contextmanager(inspect.unwrap(patched))(model, RESID, torch.zeros(2, 10, 32), at=at):
+            model(TOKENS)  # without the tests' own check of types
+
+
+def test_a_patch_of_another_dtype_is_refused(model):
+    with pytest.raises(InputError, match=r"is torch.float32, the patch torch.float64; convert it"):
+        with patched(model, RESID, torch.zeros(2, 10, 32, dtype=torch.float64)):
+            model(TOKENS)
 
 
 def test_blocks_may_end_in_any_order(model):

@@ -42,15 +42,20 @@ def test_2_3_4_hooks_that_never_run_are_silent(model, note, ran, place, argument
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        (RESID, lambda x, hook: x[:1]),  # 5: one row for all
-        (RESID, lambda x, hook: x[:, :1].expand_as(x)[:, :10]),
+        ("blocks.2.hook_attn_out", lambda x, hook: x[:1]),  # 5: one row for all
+        ("blocks.2.hook_attn_out", lambda x, hook: x[:, :1]),  # 5: one position for all
         ("blocks.2.attn.hook_pattern", lambda x, hook: x.half()),  # 6: rounded, then cast back
     ],
 )
-def test_5_6_tensors_that_do_not_fit_move_the_logits_silently(model, name, function):
+def test_5_6_tensors_that_do_not_fit_are_made_to_fit_silently(model, name, function):
     logits = model.run_with_hooks(TOKENS, fwd_hooks=[(name, function)])
-    assert logits.dtype == torch.float32
-    assert (logits - model(TOKENS)).abs().max() > 1e-5
+    spread = model.run_with_hooks(TOKENS, fwd_hooks=[(name, lambda x, hook: function(x, hook).float().expand_as(x))])
+    torch.testing.assert_close(logits, spread, rtol=1e-5, atol=1e-5)
+    assert (logits - model(TOKENS)).abs().max() > 1e-4
+
+
+def test_5_in_the_residual_stream_a_row_less_shrinks_the_run(model):
+    assert model.run_with_hooks(TOKENS, fwd_hooks=[(RESID, lambda x, hook: x[:1])]).shape[0] == 1
 
 
 def test_7_a_position_of_a_pattern_is_taken_for_a_head(model):
