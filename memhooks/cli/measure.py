@@ -17,7 +17,8 @@ def measure(
     paragraphs: Annotated[
         str,
         typer.Option(
-            help="A .pt, .npy, .jsonl, .csv or .parquet file; or a bundled set: A, B, C, natural, held_out, "
+            help="A .pt, .npy, .jsonl, .csv, .parquet or .txt file, or a folder that `Dataset.save_to_disk` wrote; "
+            "or a bundled set: A, B, C, natural, held_out, "
             "licence_never, licence_once."
         ),
     ],
@@ -91,7 +92,7 @@ def _check_paragraphs(paragraphs: str, model: str, after: str) -> None:
     Raises:
         InputError: no such set or file, or bundled paragraphs for a foreign model.
     """
-    if paragraphs not in SETS and not Path(paragraphs).is_file():
+    if paragraphs not in SETS and not Path(paragraphs).exists():
         raise InputError(f"no paragraph file at {paragraphs}; bundled sets are {', '.join(SETS)}")
     if model not in MODELS and (paragraphs in SETS or after != "nothing"):
         raise InputError(f"bundled paragraphs and --after belong to {' and '.join(MODELS)}; give {model} its own file")
