@@ -25,8 +25,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, object]], *, box: Box = 
     table = Table(
         title=Text(title), title_justify="left", box=box, padding=(0, 1) if box is HEAVY_HEAD else (0, 1, 0, 0)
     )
-    for name in rows[0]:
-        table.add_column(Text(name), overflow="fold")
+    for number, name in enumerate(rows[0]):
+        table.add_column(Text(name), overflow="fold", no_wrap=number == 0 and box is not HEAVY_HEAD)
     for row in rows:
         cells = (f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row.values())
         table.add_row(*(Text(printable(cell)) for cell in cells))

@@ -42,7 +42,7 @@ def test_help_lists_the_commands_without_loading_torch():
         (["inspect", "@Z9"], "no bundled paragraph 'Z9'"),
         (["inspect", "A383"], "did you mean @A383?"),
         (["measure", "--paragraphs", "A", "--out", "a.csv"], "a.csv must end in .nc"),
-        (["hooks", "patern"], "no hook point of 190 matches 'patern'"),
+        (["hooks", "patern"], "no hook point has 'patern'; did you mean 'hook_pattern'"),
         (["hooks", "--length", "500"], "length must lie in 1..128"),
         (["audit", "--model", "nowhere"], "no model folder at nowhere"),
     ],
@@ -157,7 +157,7 @@ def test_hooks_lists_what_fires_and_what_is_switched_off():
     done = CliRunner().invoke(cli.app, ["hooks", "--layer", "1"])
     assert done.exit_code == 0
     assert "layer 1, local, window 32" in done.stdout
-    assert "no: use_attn_result" in done.stdout
+    assert "use_attn_result" in done.stdout
     rows = json.loads(CliRunner().invoke(cli.app, ["hooks", "pattern local", "--json", "--batch", "4"]).stdout)
     assert [row["layer"] for row in rows] == [1, 3, 5, 7]
     assert rows[0]["shape"] == [4, 8, 100, 100]

@@ -13,7 +13,7 @@ from memhooks.cli.options import Model
 
 
 def hooks(
-    search: Annotated[str, typer.Argument(help="Words that must all occur, such as `pattern local`.")] = "",
+    search: Annotated[str, typer.Argument(help="Words that must all occur, such as `pattern local` or `z 3`.")] = "",
     model: Model = "organism",
     layer: Annotated[int | None, typer.Option(help="Only this layer; by default all.")] = None,
     batch: Annotated[int, typer.Option(help="Rows, for the sizes.")] = 1,
@@ -28,7 +28,7 @@ def hooks(
     """List the hook points: name, shape, megabytes, layer type, when they fire.
 
     `recorded`, `patched` and `hooked` take the full name, `blocks.1.attn.hook_z`, or the short one with its
-    layer, `("z", 1)`. The column `fires` is the place in a forward pass, or the flag that is off.
+    layer, `("z", 1)`. The column `order` is the place in a forward pass, or the flag that is off.
 
     Examples: `memhooks hooks --layer 1`; `memhooks hooks "pattern local"`; `memhooks hooks --silent --layer 0`
     """

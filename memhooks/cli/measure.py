@@ -26,7 +26,9 @@ def measure(
     n_prefix: Annotated[
         int | None, typer.Option(help="Tokens given to the model; by default the file's own, else 50.")
     ] = None,
-    n_tokens: Annotated[int, typer.Option(help="Text is cut to this many tokens; token files are not.")] = 100,
+    n_tokens: Annotated[
+        int, typer.Option(help="Text is cut to this many tokens (.txt: into runs of as many); token files are not.")
+    ] = 100,
     reference: Annotated[
         Literal["text", "model"],
         typer.Option(help="Compare with the text, or with the model's own greedy continuation."),

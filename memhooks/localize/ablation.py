@@ -12,13 +12,12 @@ from typing import Unpack, cast
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Int
-from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.measure.intervals import bootstrap_mean
 from memhooks.measure.recitation import recitation
 from memhooks.model.ablated import How, ablated
+from memhooks.model.checks import Rows, tokens_of
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans
@@ -35,7 +34,7 @@ def ablation_table(
     *,
     how: How = "zero",
     means: ActivationMeans | None = None,
-    source: Int[Tensor, "source pos"] | None = None,
+    source: Rows | None = None,
     seed: int = 0,
     n_random: int = 3,
     **parts: Unpack[Parts],
@@ -53,7 +52,7 @@ def ablation_table(
         **parts: `heads`, `neurons`, `edges`, `mlp_layers`, `attention_layers`.
 
     Returns:
-        Dataset over `row` (the set's name): `em` and `em_without` (tokens), `nll` and
+        Dataset over `row` (the set's name): `n_paragraphs`, `em` and `em_without` (tokens), `nll` and
         `nll_without` (nats per token), `nll_rise` with the ends `low` and `high` of its 95 %
         interval over paragraphs (clusters of near-duplicates count once), and
         `nll_rise_random`, the mean over the random parts (NaN without them).
@@ -84,7 +83,7 @@ def ablation_table(
         "tokens_hash": {name: tensor_hash(paragraphs.tokens) for name, paragraphs in sets.items()},
         "how": how,
         "means_hash": "" if means is None else means.tokens_hash,
-        "source_hash": "" if source is None else tensor_hash(source),
+        "source_hash": "" if source is None else tensor_hash(tokens_of(source)),
         "parts": given,
         "seed": seed,
         "n_random": n_random,
@@ -108,15 +107,15 @@ def ablation_table(
     return labelled(about, **columns)
 
 
-def _check_apart(name: str, paragraphs: Paragraphs, source: Tensor | None) -> None:
+def _check_apart(name: str, paragraphs: Paragraphs, source: Rows | None) -> None:
     """Refuse to replace what a part does on a text by what it does on the same text: that set would seem immune.
 
     Raises:
         InputError: a paragraph is among the source's rows.
     """
-    if source is None or source.shape[1] != paragraphs.tokens.shape[1]:
+    if source is None:
         return
-    known = set(map(tuple, source.tolist()))
+    known = set(map(tuple, tokens_of(source).tolist()))
     shared = sum(tuple(row) in known for row in paragraphs.tokens.tolist())
     if shared:
         raise InputError(f"{shared} of {len(paragraphs)} {name!r} paragraphs are in source; resample from other texts")

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.model.checks import check_tokens
+from memhooks.model.checks import Rows, check_tokens, tokens_of
 from memhooks.model.hooks import hooked, recorded
 from memhooks.model.loading import HookedModel, HookPoint
 from memhooks.model.means import ActivationMeans
@@ -27,7 +27,7 @@ def ablated(
     *,
     how: How = "zero",
     means: ActivationMeans | None = None,
-    source: Int[Tensor, "source pos"] | None = None,
+    source: Rows | None = None,
     seed: int = 0,
     scale: float = 1.0,
     **parts: Unpack[Parts],
@@ -39,11 +39,13 @@ def ablated(
         how: `"zero"` silences; `"mean"` puts the mean over a set of texts there (`means`);
             `"resample"` what the part does on another text (`source`); `"noise"` adds Gaussian noise.
         means: of `activation_means`, for `how="mean"`.
-        source: rows of other texts of the same length, for `how="resample"`. The n-th row measured in the
-            block meets one source row, the same one for all parts and never the n-th, whatever the batch size.
+        source: other paragraphs (or rows of tokens) of the same length, for `how="resample"`. The n-th row
+            measured in the block meets one source row, the same one for all parts and never the n-th,
+            whatever the batch size.
         seed: order of the source rows, and the noise (which is drawn pass by pass, so batches change it).
         scale: noise in standard deviations of the whole activation, row by row.
-        **parts: `heads`, `neurons`, `edges`, `mlp_layers`, `attention_layers` (see `Parts`).
+        **parts: any of `heads=[(layer, head)]`, `neurons=[(layer, neuron)]`, `mlp_layers=[layer]`,
+            `attention_layers=[layer]`, `edges=[(layer, head, query position, key position)]`.
 
     Raises:
         InputError: as `hooked`; no parts or parts the model lacks; or what `how` needs is missing or does not fit.
@@ -89,10 +91,13 @@ def _mean_fill(model: HookedModel, names: list[str], means: ActivationMeans | No
     return lambda activation, name, index: means.at(name, activation)[index]
 
 
-def _resample_fill(model: HookedModel, names: list[str], source: Tensor | None, seed: int) -> Fill:
+def _resample_fill(model: HookedModel, names: list[str], source: Rows | None, seed: int) -> Fill:
     if source is None:
-        raise InputError('how="resample" needs source=, rows of other texts such as controls.tokens')
+        raise InputError('how="resample" needs source=, paragraphs or rows of other texts')
+    source = tokens_of(source)
     check_tokens(model, source)
+    if len(source) < 2:
+        raise InputError("source needs at least 2 rows, or a text that is among them would meet itself")
     with torch.no_grad(), paused(model), recorded(model, names) as others:
         model(source.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
     order = _cycle(len(source), seed)
@@ -137,7 +142,7 @@ def _noise_fill(scale: float, seed: int) -> Fill:
     return add_noise
 
 
-def _check_ingredients(how: str, means: ActivationMeans | None, source: Tensor | None, scale: float) -> None:
+def _check_ingredients(how: str, means: ActivationMeans | None, source: Rows | None, scale: float) -> None:
     if how not in get_args(How):
         raise InputError(f"how must be one of {', '.join(get_args(How))}, got {how!r}")
     for needed, name, given in (("mean", "means", means), ("resample", "source", source)):

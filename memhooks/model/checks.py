@@ -1,5 +1,7 @@
 """Checks of tokens against a model, before any work starts."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -7,7 +9,33 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.model.loading import HookedModel
 
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """Something with rows of tokens, such as `Paragraphs`."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """One row per paragraph."""
+        ...
+
+
+Rows = Int[Tensor, "row pos"] | HasTokens
+"""Paragraphs, or their tokens."""
+
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+
+
+def tokens_of(rows: Rows) -> Int[Tensor, "row pos"]:
+    """The rows' tokens.
+
+    Raises:
+        InputError: they are neither paragraphs nor a tensor.
+    """
+    tokens = getattr(rows, "tokens", rows)
+    if not isinstance(tokens, Tensor):
+        raise InputError(f"expected Paragraphs or an integer tensor [row, pos], got {type(rows).__name__}")
+    return tokens
 
 
 def check_tokens(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, n_more: int = 0) -> None:

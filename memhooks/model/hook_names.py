@@ -103,16 +103,19 @@ def _filtered(model: HookedModel, wanted: Callable[[str], bool]) -> list[str]:
         flags = ", ".join(sorted({f"cfg.{gate(name)}" for name in matching}))
         raise InputError(
             f"the filter matches only hook points that are switched off ({matching[0]}); "
-            f"{flags} is off, see model.set_<flag>(True)"
+            f"{flags} is off; call model.set_{gate(matching[0])}(True) first"
         )
     return firing
 
 
 def _unknown(model: HookedModel, place: Place, name: str) -> str:
-    layer = layer_of(name)
-    if layer is not None and layer >= model.cfg.n_layers:
+    layer = layer_of(name) if isinstance(place, str) else index(place[1])
+    if layer is not None and not 0 <= layer < model.cfg.n_layers:
         return f"layer must lie in 0..{model.cfg.n_layers - 1}, got {place!r}"
-    near = " or ".join(map(repr, get_close_matches(name, model.hook_dict, n=2, cutoff=0.4)))
+    if isinstance(place, str) and any(known.endswith(f"hook_{place}") for known in model.hook_dict):
+        return f'every layer has a {place!r}; say which, as in ("{place}", 0)'
+    same_layer = [known for known in model.hook_dict if layer is None or layer_of(known) == layer]
+    near = " or ".join(map(repr, get_close_matches(name, same_layer, n=2, cutoff=0.4)))
     return f"no hook point {place!r}; did you mean {near or 'one of those that memhooks.hook_table(model) lists'}?"
 
 

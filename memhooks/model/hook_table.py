@@ -1,7 +1,9 @@
 """What can be hooked: every hook point with its shape, size, layer type, flag, and when it fires."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from math import prod
 
 import pandas as pd
@@ -79,7 +81,10 @@ class HookTable:
         return len(self.rows)
 
     def find(self, text: str = "", *, layer: int | None = None, fires: bool | None = None) -> "HookTable":
-        """The rows in which every word of `text` occurs, of one layer, or which fire (or do not).
+        """The rows of one layer, that fire (or do not), and that have every word of `text`.
+
+        Words are looked for in name, axes, layer type and flag; those of one or two letters or digits must be
+        whole there: `"z 3"` finds what `("z", 3)` does.
 
         Raises:
             InputError: nothing is left.
@@ -88,15 +93,24 @@ class HookTable:
         left = tuple(
             row
             for row in self.rows
-            if all(word in " ".join(map(str, asdict(row).values())).lower() for word in words)
+            if all(_has(searched(row), word) for word in words)
             and layer in (None, row.layer)
             and fires in (None, row.fires > 0)
         )
         if not left:
-            raise InputError(
-                f"no hook point of {len(self)} matches {text!r}, layer={layer}, fires={fires}; leave one away"
-            )
+            raise InputError(self._why_none(words, layer))
         return HookTable(left, self.caption)
+
+    def _why_none(self, words: list[str], layer: int | None) -> str:
+        layers = [row.layer for row in self.rows if row.layer is not None]
+        if layer is not None and layer not in layers:
+            return f"layer must lie in {min(layers)}..{max(layers)}, got {layer}"
+        known = sorted({part for row in self.rows for part in re.findall(r"[a-z_]+", searched(row))})
+        for word in words:
+            if not any(_has(searched(row), word) for row in self.rows):
+                near = get_close_matches(word, known, n=1, cutoff=0.5)
+                return f"no hook point has {word!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        return f"no hook point of {len(self)} has all of {words}, layer and firing asked for; ask for less"
 
     def to_dataframe(self) -> pd.DataFrame:
         """One line per hook point, by full name."""
@@ -107,7 +121,17 @@ class HookTable:
         return f"{self.caption}: {len(self)} hook points\n{self.to_dataframe()[columns].to_string()}"
 
     def _repr_html_(self) -> str:
-        return html_table([shown(row) for row in self.rows], caption=f"{self.caption}: {len(self)} hook points")
+        caption = f"{self.caption}: {len(self)} hook points"
+        return html_table([shown(row) for row in self.rows], caption=caption, searched=[searched(r) for r in self.rows])
+
+
+def searched(row: HookRow) -> str:
+    """The text in which a search looks for words."""
+    return f"{row.name} {row.axes} {row.attention} {row.flag}".lower()
+
+
+def _has(text: str, word: str) -> bool:
+    return word in (text if len(word) > 2 else re.split(r"[^a-z0-9]+", text))
 
 
 def shown(row: HookRow) -> dict[str, object]:
@@ -133,14 +157,14 @@ def shown_narrow(row: HookRow) -> dict[str, object]:
         "short": _short(row),
         "shape": _sizes(row),
         "MB": f"{row.megabytes:.3f}",
-        "fires": order if row.fires else f"no: {row.flag}",
+        "order": order if row.fires else f"no: {row.flag}",
     }
 
 
 def _short(row: HookRow) -> str:
     if row.layer is None:
         return ""
-    norm = next((f" {norm}" for norm in ("ln1", "ln2") if f".{norm}." in row.name), "")
+    norm = next((f", {norm}" for norm in ("ln1", "ln2") if f".{norm}." in row.name), "")
     return row.name.rsplit("hook_", 1)[-1] + norm
 
 

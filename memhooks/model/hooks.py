@@ -9,6 +9,8 @@ tensors are copies, so a later in-place hook cannot change them.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import signature
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,6 +27,7 @@ from memhooks.model.watched import (
     check_gradients_enabled,
     check_has_gradient,
     is_there,
+    kind,
     remove_,
 )
 
@@ -37,7 +40,8 @@ def hooked(
 
     Args:
         model: in eval mode.
-        hooks: pairs of hook points (a name, `("z", 3)`, several, or a filter) and a function of the activation.
+        hooks: pairs of hook points (a name, `("z", 3)`, several, or a filter) and a function, called as
+            `function(activation, hook=hook_point)`; it returns a replacement, or None.
         backward: the same for the gradient of what the hook point carries when this hook's turn comes (an edit
             by a hook added later comes after it); the backward pass must run in the block.
 
@@ -46,8 +50,8 @@ def hooked(
             does not fit, train mode, or backward hooks without gradients.
     """
     watched: list[tuple[str, Watched]] = [
-        *((name, Watched(name, function)) for places, function in hooks for name in find_hooks(model, places)),
-        *((name, WatchedGradient(name, fn)) for places, fn in backward for name in find_hooks(model, places)),
+        *((name, Watched(name, fn)) for places, fn in _pairs(hooks) for name in find_hooks(model, places)),
+        *((name, WatchedGradient(name, fn)) for places, fn in _pairs(backward) for name in find_hooks(model, places)),
     ]
     if not watched:
         raise InputError("no hooks given; pass (hook name, function) pairs")
@@ -74,20 +78,30 @@ def hooked(
         )
 
 
-class Recording(dict[str, Tensor]):
-    """Activations by full hook name; short names work too: `recording["z", 3]`."""
+class Activations(dict[str, Tensor]):
+    """Tensors by full hook name; short names work too: `recording["z", 3]`, `("z", 3) in recording`."""
+
+    def __missing__(self, place: Place) -> Tensor:
+        name = full_name(place)
+        if not super().__contains__(name):
+            raise InputError(f"{place!r} was not recorded; recorded: {', '.join(self) or 'nothing yet'}")
+        return self[name]
+
+    def __contains__(self, place: object) -> bool:
+        return super().__contains__(full_name(place) if isinstance(place, str | tuple) else place)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name} {kind(tensor)}" for name, tensor in self.items()) or "nothing recorded"
+
+
+class Recording(Activations):
+    """What a block recorded."""
 
     def __init__(self) -> None:
         super().__init__()
         self._live: dict[str, Tensor] = {}
 
-    def __missing__(self, place: Place) -> Tensor:
-        name = full_name(place)
-        if name not in self:
-            raise InputError(f"{place!r} was not recorded; recorded: {', '.join(self) or 'nothing yet'}")
-        return self[name]
-
-    def gradients(self, loss: Float[Tensor, ""]) -> dict[str, Tensor]:
+    def gradients(self, loss: Float[Tensor, ""]) -> Activations:
         """Gradient of the loss with respect to every recorded activation; no parameter's `.grad` is touched.
 
         Raises:
@@ -102,7 +116,7 @@ class Recording(dict[str, Tensor]):
         unused = [name for name, grad in grads.items() if grad is None]
         if unused:
             raise InputError(f"the loss does not depend on {', '.join(unused[:3])}")
-        return {name: grad for name, grad in grads.items() if grad is not None}
+        return Activations({name: grad for name, grad in grads.items() if grad is not None})
 
 
 @contextmanager
@@ -140,6 +154,25 @@ def recorded(model: HookedModel, places: Places, *, gradients: bool = False) -> 
     with hooked(model, [(names, record)]):
         yield recording
     _check_same_passes(n_fired)
+
+
+def _pairs(hooks: Iterable[Any]) -> list[tuple[Places, Hook]]:
+    """The pairs, each of them one.
+
+    Raises:
+        InputError: something else is among them, or a function that cannot be called as hooks are.
+    """
+    pairs = list(hooks)
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not callable(pair[1]):
+            raise InputError(f'hooks are a list of pairs, [(("z", 3), function)], got {pair!r:.80}')
+        try:
+            signature(pair[1]).bind(None, hook=None)
+        except ValueError:  # some functions written in C do not tell
+            continue
+        except TypeError as error:
+            raise InputError(f"hooks are called as function(activation, hook=hook_point), but {error}") from error
+    return pairs
 
 
 def _switch_off(watched: list[tuple[str, Watched]]) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from memhooks.errors import InputError, in_short
-from memhooks.model.checks import check_tokens
+from memhooks.model.checks import Rows, check_tokens, tokens_of
 from memhooks.model.hook_names import find_hooks, full_name
 from memhooks.model.hooks import hooked
 from memhooks.model.loading import HookedModel, HookPoint
@@ -26,7 +25,7 @@ from memhooks.writing import whole_file
 Over = Literal["paragraphs", "positions"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ActivationMeans:
     """Means by hook name, and what they were taken from.
 
@@ -44,6 +43,9 @@ class ActivationMeans:
     over: Over
     model_hash: str
     tokens_hash: str
+
+    def __repr__(self) -> str:
+        return f"ActivationMeans of {len(self.values)} hook points over {self.n_paragraphs} rows (over={self.over!r})"
 
     def at(self, name: str, like: Tensor) -> Tensor:
         """The mean at a hook point, spread over an activation of `like`'s shape.
@@ -118,9 +120,9 @@ def load_means(path: str | Path) -> ActivationMeans:
 @torch.no_grad()
 def activation_means(
     model: HookedModel,
-    tokens: Int[Tensor, "row pos"],
+    rows: Rows,
     *,
-    sites: Sequence[str] = ("z", "mlp_out", "attn_out"),
+    sites: str | Sequence[str] = ("z", "mlp_out", "attn_out"),
     over: Over = "paragraphs",
     batch_size: int = 32,
 ) -> ActivationMeans:
@@ -130,8 +132,8 @@ def activation_means(
 
     Args:
         model: in eval mode.
-        tokens: the rows, such as `controls.tokens`.
-        sites: short names of hook points, taken in every layer. The default serves heads,
+        rows: paragraphs, or rows of tokens.
+        sites: short names of hook points (one or several), taken in every layer. The default serves heads,
             MLP and attention layers; neurons need `"post"`, edges `"pattern"`.
         over: `"paragraphs"` keeps a mean for each position, `"positions"` one for all.
         batch_size: rows per pass.
@@ -139,7 +141,9 @@ def activation_means(
     Raises:
         InputError: rows the model cannot read, unknown sites, or attention patterns averaged over positions.
     """
+    tokens = tokens_of(rows)
     check_tokens(model, tokens)
+    sites = [sites] if isinstance(sites, str) else sites
     if over not in get_args(Over):
         raise InputError(f"over must be one of {', '.join(get_args(Over))}, got {over!r}")
     if batch_size < 1:
@@ -148,8 +152,8 @@ def activation_means(
     if over == "positions" and (square := [name for name in names if name.endswith(("pattern", "attn_scores"))]):
         raise InputError(f'{square[0]} has no mean over positions; use over="paragraphs"')
     with paused(model), _averaged(model, names) as sums:
-        for rows in tracked(tokens.split(batch_size), "averaging"):
-            model(rows.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
+        for batch in tracked(tokens.split(batch_size), "averaging"):
+            model(batch.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
     means = {name: total / n_rows for name, (total, n_rows) in sums.items()}
     if over == "positions":
         means = {name: mean.mean(0, keepdim=True) for name, mean in means.items()}

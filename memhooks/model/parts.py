@@ -126,7 +126,9 @@ def random_parts(model: HookedModel, parts: Parts, *, generator: torch.Generator
             continue
         others = sorted(set(_every(model, kind)) - set(places))
         if len(others) < len(set(places)):
-            raise InputError(f"there are only {len(others)} other {kind} to draw {len(places)} from as a control")
+            raise InputError(
+                f"there are only {len(others)} other {kind} to draw {len(places)} from as a control; pass n_random=0"
+            )
         chosen = torch.randperm(len(others), generator=generator)[: len(set(places))].tolist()
         drawn[kind] = [others[i] if len(others[i]) > 1 else others[i][0] for i in chosen]
     return cast(Parts, drawn)

@@ -28,7 +28,9 @@ def check_file(path: Path, what: str) -> None:
     try:
         found = path.is_file()
     except OSError as error:  # such as a whole paragraph given as a file name
-        raise InputError(f"{str(path)[:200]}: cannot be opened ({error.strerror})") from error
+        raise InputError(
+            f"{str(path)[:80]!r}: cannot be opened ({error.strerror}); give texts as a list of strings"
+        ) from error
     if not found:
         raise InputError(f"no {what} at {path}")
 

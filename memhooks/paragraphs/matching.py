@@ -133,8 +133,8 @@ def _assigned(
 ) -> tuple[np.ndarray, np.ndarray]:
     if not allowed.any():
         raise InputError(
-            f"no pair is allowed: the nearest paragraphs are {distance.min():.3g} standard deviations apart; "
-            "widen the caliper, or allow other sources"
+            f"no pair is allowed: the nearest paragraphs of any source are {distance.min():.3g} standard deviations "
+            "apart; widen the caliper, or leave same_source away if no source is in both sets"
         )
     # One forbidden pair costs more than all allowed ones together, so as few as possible are taken.
     forbidden = (min(distance.shape) + 1) * (float(distance[allowed].max()) + 1)

@@ -16,7 +16,7 @@ from memhooks.model.loading import HookedModel
 _MOST_TOKENS = 2**31  # of any vocabulary; what lies above is damage, and tokenizers fail on it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Paragraphs:
     """Paragraphs of equal length as raw token rows: no BOS or EOS is ever added.
 
@@ -67,6 +67,13 @@ class Paragraphs:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __repr__(self) -> str:
+        labels = [name for name in ("counts", "sources", "text") if getattr(self, name) is not None]
+        return (
+            f"Paragraphs({len(self)} of {self.n_prefix} + {self.n_continuation} tokens, {self.ids[0]}..{self.ids[-1]}"
+            + (f", with {', '.join(labels)})" if labels else ")")
+        )
 
     @property
     def prefix(self) -> Int[Tensor, "paragraph n_prefix"]:

@@ -133,7 +133,8 @@ def _count(value: object, name: str, row: int) -> int:
 def _encoded(text: Iterable[str], name: str, tokenizer: PreTrainedTokenizerBase | None, n_tokens: int) -> list:
     if tokenizer is None:
         raise InputError(
-            f"{name}: text needs a tokenizer; put its files beside the weights, pass tokenizer=, or give token ids"
+            f"{name}: text needs a tokenizer; put its files beside the weights, "
+            "give token ids, or (in Python) pass tokenizer="
         )
     if n_tokens < 2:
         raise InputError(f"n_tokens must be at least 2, a prefix and something to recite, got {n_tokens}")

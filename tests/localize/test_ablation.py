@@ -72,7 +72,7 @@ def test_every_model_state_but_the_ablation_is_kept(model, paragraphs):
         (None, {}, "nothing to ablate"),
         (None, {"heads": [(9, 0)]}, "layer must lie in 0..3"),
         (None, {"heads": [(0, 0)], "n_random": -1}, "n_random must be at least 0, got -1"),
-        (None, {"mlp_layers": [0, 1, 2, 3]}, "only 0 other mlp_layers"),
+        (None, {"mlp_layers": [0, 1, 2, 3]}, "only 0 other mlp_layers to draw 4 from as a control; pass n_random=0"),
         (None, {"heads": [(0, 0)], "how": "mean"}, "needs means="),
     ],
 )

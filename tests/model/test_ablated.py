@@ -178,6 +178,7 @@ def test_noise_has_the_stated_size_and_a_seed(model):
         ({"heads": [(0, 0)], "how": "noise", "scale": 0.0}, "scale must be a number above 0"),
         ({"heads": [(0, 0)], "how": "noise", "scale": float("inf")}, "scale must be a number above 0"),
         ({"heads": [(0, 0)], "scale": 2.0}, 'scale= is only for how="noise", got how="zero"'),
+        ({"heads": [(0, 0)], "how": "resample", "source": TOKENS[:1]}, "source needs at least 2 rows"),
         ({"mlp_layers": 3}, r"mlp_layers must be a list such as \[3\], got 3"),
         ({"heads": [(0, 0)], "how": "resample", "source": TOKENS + 90}, "token ids must lie in 0..100"),
     ],

@@ -1,8 +1,12 @@
+import inspect
+
 import pytest
 import torch
 
 from memhooks.errors import InputError
+from memhooks.model.checks import tokens_of
 from memhooks.model.decoding import greedy_continuation
+from memhooks.paragraphs.paragraphs import Paragraphs
 
 
 @pytest.mark.parametrize(
@@ -18,3 +22,11 @@ from memhooks.model.decoding import greedy_continuation
 def test_what_cannot_be_decoded_is_refused(model, prefix, n_tokens, message):
     with pytest.raises(InputError, match=message):
         greedy_continuation(model, prefix, n_tokens=n_tokens)
+
+
+def test_rows_are_paragraphs_or_tokens():
+    tokens = torch.zeros(2, 4, dtype=torch.long)
+    assert tokens_of(tokens) is tokens
+    assert torch.equal(tokens_of(Paragraphs(tokens, 2)), tokens)
+    with pytest.raises(InputError, match=r"expected Paragraphs or an integer tensor .* got list"):
+        inspect.unwrap(tokens_of)([1, 2])

@@ -55,8 +55,14 @@ def test_find_narrows_by_words_layer_and_firing(model):
     assert [row.name for row in table.find("pattern", layer=1)] == ["blocks.1.attn.hook_pattern"]
     assert {row.layer for row in table.find("local pattern")} == {1, 3}
     assert {row.name.rsplit(".", 1)[-1] for row in table.find(fires=False)} == set(GATES)
-    with pytest.raises(InputError, match=r"no hook point of \d+ matches 'nothing like it', layer=7, fires=None"):
-        table.find("nothing like it", layer=7)
+    assert [row.name for row in table.find("z 3")] == ["blocks.3.attn.hook_z"]
+    assert {row.name.rsplit(".", 1)[-1] for row in table.find("q")} == {"hook_q", "hook_q_input"}
+    with pytest.raises(InputError, match=r"no hook point has 'patern'; did you mean 'hook_pattern'"):
+        table.find("patern")
+    with pytest.raises(InputError, match=r"layer must lie in 0..3, got 7"):
+        table.find(layer=7)
+    with pytest.raises(InputError, match=r"no hook point of \d+ has all of \['pattern'\].*; ask for less"):
+        table.find("pattern", fires=False)
 
 
 def test_layer_types_and_windows_are_told(model):
@@ -69,7 +75,7 @@ def test_layer_types_and_windows_are_told(model):
 def test_a_notebook_shows_every_point_and_a_frame_holds_them(model):
     table = hook_table(model)
     html = table._repr_html_()
-    assert html.count("<tr>") == len(table) + 1
+    assert html.count("<tr data-text=") == len(table)
     assert 'type="search"' in html
     assert table.to_dataframe().loc["hook_embed", "shape"] == (1, 64, 32)
 

@@ -118,6 +118,8 @@ def test_a_backward_hook_does_not_outlive_its_block(model):
         ("blocks.0.attn.hook_patern", r"no hook point .*; did you mean 'blocks.0.attn.hook_pattern'"),
         (("z3", 1), r'the layer comes second, as in \("z", 3\)'),
         (("zz", 1), r"no hook point \('zz', 1\); did you mean 'blocks.1.attn.hook_z'"),
+        ("z", r"every layer has a 'z'; say which, as in \(\"z\", 0\)"),
+        (("z", -1), r"layer must lie in 0..3, got \('z', -1\)"),
         (".%%%%", "did you mean one of those that memhooks.hook_table"),
     ],
 )
@@ -157,6 +159,29 @@ def test_misuse_3_a_filter_that_matches_nothing(model):
         model(TOKENS)
     with pytest.raises(InputError, match="no hooks given"), hooked(model, []):
         model(TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "message"),
+    [
+        ((RESID, nothing), r"hooks are a list of pairs, \[\(\(.z., 3\), function\)\], got 'blocks.1"),
+        ([(RESID, lambda activation: None)], r"hooks are called as function\(activation, hook=hook_point\), but"),
+        ([(RESID, "z")], "hooks are a list of pairs"),
+    ],
+)
+def test_functions_that_cannot_be_hooks_are_refused(model, hooks, message):
+    with pytest.raises(InputError, match=message), contextmanager(inspect.unwrap(hooked))(model, hooks):
+        model(TOKENS)
+
+
+def test_short_names_work_wherever_a_recording_is_asked(model):
+    with recorded(model, [("z", 0), "embed"], gradients=True) as store:
+        loss = model(TOKENS, return_type="loss")
+    assert ("z", 0) in store
+    assert "embed" in store
+    assert ("z", 1) not in store
+    assert store.gradients(loss)["z", 0].shape == store["z", 0].shape
+    assert repr(store).startswith("hook_embed float32 (2, 10, 32)") or "hook_z float32 (2, 10, 4, 8)" in repr(store)
 
 
 def test_misuse_4_a_hook_that_never_fires(model):
