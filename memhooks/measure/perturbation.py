@@ -15,7 +15,15 @@ from memhooks.measure.recitation import exact_match, score_tokens
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
+from memhooks.model.replay.clean_run import clean_run
+from memhooks.model.replay.edits import token_edits
+from memhooks.model.replay.replay import Scores, clean_scores, joined, replay
+from memhooks.model.watched import has_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.progress import tracked
+
+TOGETHER = 8
+"""Paragraphs whose clean run is held at once."""
 
 
 def perturb(model: HookedModel, paragraphs: Paragraphs, *, seed: int, batch_size: int = 64) -> xr.Dataset:
@@ -25,18 +33,18 @@ def perturb(model: HookedModel, paragraphs: Paragraphs, *, seed: int, batch_size
         Dataset over `paragraph` and `pos` (the replaced position): `nll_rise` (nats per token),
         `em_drop` and `match_drop` (tokens), `replacement` (token id), and over `paragraph`
         the untouched `nll` and `exact_match`.
+
+    Raises:
+        InputError: a batch size below one, or paragraphs that the model cannot read.
     """
     paragraphs.check(model)
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     replacement = random_replacements(paragraphs.prefix, model.cfg.d_vocab, seed=seed)
-    n, n_prefix = paragraphs.prefix.shape
-    variants = paragraphs.tokens.repeat(n_prefix, 1, 1)  # [replaced position, paragraph, pos]
-    each = torch.arange(n_prefix)
-    variants[each, :, each] = replacement.T
-    rows = torch.cat([paragraphs.tokens, variants.flatten(0, 1)])
-    nll, em, matches = _summary(model, rows, paragraphs.continuation.repeat(1 + n_prefix, 1), batch_size)
-    (clean_nll, nll), (clean_em, em), (clean_matches, matches) = (
-        (one[:n], one[n:].reshape(n_prefix, n).T) for one in (nll, em, matches)
-    )
+    score = _scored_by_passes if has_hooks(model) else _scored_by_replay
+    base, after = score(model, paragraphs, replacement, batch_size)
+    clean_nll, clean_em, clean_matches = _summary(base)
+    nll, em, matches = (one.reshape(replacement.shape) for one in _summary(after))
     axes = ("paragraph", "pos")
     names = {"paragraph": paragraphs.ids, "pos": range(paragraphs.n_prefix)}
     return labelled(
@@ -76,14 +84,37 @@ def corrupted(
     return tokens, at
 
 
-def _summary(
-    model: HookedModel,
-    tokens: Int[Tensor, "row pos"],
-    continuation: Int[Tensor, "row n_continuation"],
-    batch_size: int,
-) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"], Int[Tensor, " row"]]:
+def _scored_by_replay(
+    model: HookedModel, paragraphs: Paragraphs, replacement: Int[Tensor, "paragraph n_prefix"], batch_size: int
+) -> tuple[Scores, Scores]:
+    """Scores of the untouched paragraphs and of every replacement, paragraph by paragraph."""
+    n_prefix, base, after = paragraphs.n_prefix, [], []
+    pairs = zip(paragraphs.tokens.split(TOGETHER), replacement.split(TOGETHER), strict=True)
+    for tokens, others in tracked(list(pairs), "perturbing"):
+        run = clean_run(model, tokens, first=n_prefix)
+        row, position = torch.meshgrid(torch.arange(len(tokens)), torch.arange(n_prefix), indexing="ij")
+        edits = token_edits(run, row.flatten(), position.flatten(), others.flatten())
+        base.append(clean_scores(run))
+        after.append(replay(run, edits, batch_size=batch_size))
+    return joined(base), joined(after)
+
+
+def _scored_by_passes(
+    model: HookedModel, paragraphs: Paragraphs, replacement: Int[Tensor, "paragraph n_prefix"], batch_size: int
+) -> tuple[Scores, Scores]:
+    """The same by full passes, which hooks of others on the model take part in."""
+    n_prefix = paragraphs.n_prefix
+    variants = paragraphs.tokens[:, None].repeat(1, n_prefix, 1)  # [paragraph, replaced position, pos]
+    each = torch.arange(n_prefix)
+    variants[:, each, each] = replacement
+    both = []
+    for rows in (paragraphs.tokens, variants.flatten(0, 1)):
+        passes = list(score_tokens(model, rows, first=n_prefix, batch_size=batch_size))
+        hits = torch.cat([one.predicted for one in passes]) == rows[:, n_prefix:]
+        both.append(Scores(torch.cat([one.nll for one in passes]), hits))
+    return both[0], both[1]
+
+
+def _summary(scores: Scores) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"], Int[Tensor, " row"]]:
     """Mean NLL, EM and matches of each row's continuation."""
-    first = tokens.shape[1] - continuation.shape[1]
-    passes = list(score_tokens(model, tokens, first=first, batch_size=batch_size))
-    hits = torch.cat([one.predicted for one in passes]) == continuation
-    return torch.cat([one.nll for one in passes]).mean(-1), exact_match(hits), hits.sum(-1)
+    return scores.nll.mean(-1), exact_match(scores.hits), scores.hits.sum(-1)

@@ -25,16 +25,21 @@ def provenance(model: HookedModel, tokens: Int[Tensor, "paragraph pos"]) -> dict
 
 def model_hash(model: HookedModel) -> str:
     """16 hexadecimal digits that change with any weight and with the shape of attention; hooks do not count."""
-    shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.window_size, model.cfg.attn_types, model.cfg.eps)
-    state = (repr(shape), *((id(weight), weight.data_ptr(), weight._version) for weight in model.parameters()))
+    state = weights_state(model)
     if (known := _HASHES.get(model)) is not None and known[0] == state:
         return known[1]
-    digest = hashlib.blake2b(repr(shape).encode(), digest_size=8)
+    digest = hashlib.blake2b(state[0].encode(), digest_size=8)
     for name, weight in sorted(model.named_parameters()):
         digest.update(name.encode())
         digest.update(_bytes(weight))
     _HASHES[model] = state, digest.hexdigest()
     return _HASHES[model][1]
+
+
+def weights_state(model: HookedModel) -> tuple:
+    """Changes whenever a weight is replaced or edited in place (but not through `.data`), at no cost."""
+    shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.window_size, model.cfg.attn_types, model.cfg.eps)
+    return repr(shape), *((id(weight), weight.data_ptr(), weight._version) for weight in model.parameters())
 
 
 def tensor_hash(tensor: Tensor) -> str:

@@ -80,6 +80,11 @@ def paused(model: HookedModel) -> Iterator[None]:
         yield
 
 
+def has_hooks(model: HookedModel) -> bool:
+    """Whether anybody's forward hook is on the model, so that only full passes tell what it does."""
+    return any(point.fwd_hooks for point in model.hook_dict.values())
+
+
 def is_there(point: HookPoint, hook: Watched) -> bool:
     """Whether the hook is still on its point."""
     return any(handle.user_hook is hook for handle in point.fwd_hooks)

@@ -1,0 +1,1 @@
+"""Sweeps of edits that redo only the work an edit can change."""

@@ -1,0 +1,93 @@
+"""The run that edits are compared with: every layer's stream, keys and values, and the scores."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from memhooks.model.checks import check_tokens
+from memhooks.model.loading import HookedModel
+from memhooks.model.replay.layouts import Layer, Layouts, layouts
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """What one layer did: its stream before attention and between attention and MLP, and what attention read."""
+
+    pre: Float[Tensor, "paragraph pos d_model"]
+    mid: Float[Tensor, "paragraph pos d_model"]
+    keys: Float[Tensor, "paragraph head pos d_head"]
+    values: Float[Tensor, "paragraph head pos d_head"]
+    z: Float[Tensor, "paragraph pos head_d_head"]
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """One forward pass over some paragraphs; tokens from index `first` on are scored.
+
+    Attributes:
+        tokens: the paragraphs.
+        first: index of the first scored token.
+        weights: the model's.
+        layers: what each layer did.
+        final: the stream after the last layer.
+    """
+
+    tokens: Int[Tensor, "paragraph pos"]
+    first: int
+    weights: Layouts
+    layers: tuple[LayerRun, ...]
+    final: Float[Tensor, "paragraph pos d_model"]
+
+    @property
+    def targets(self) -> Int[Tensor, "paragraph scored"]:
+        """The scored tokens."""
+        return self.tokens[:, self.first :]
+
+
+@torch.no_grad()
+def clean_run(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first: int) -> CleanRun:
+    """Run the model once and keep what replays need: about `n_layers * (5 d_model)` numbers a token."""
+    check_tokens(model, tokens)
+    weights = layouts(model)
+    tokens = tokens.to(weights.embed.device)
+    x = F.embedding(tokens, weights.embed) + weights.positions[: tokens.shape[1]]
+    runs = []
+    for layer in weights.layers:
+        q, keys, values = projected(layer, x)
+        z = attended(layer, q, keys, values, start=0, low=0)
+        mid = x + F.linear(z, layer.out, layer.out_bias)
+        runs.append(LayerRun(x, mid, keys, values, z))
+        x = mid + layer.mlp(mid)
+    return CleanRun(tokens, first, weights, tuple(runs), x)
+
+
+def projected(layer: Layer, x: Float[Tensor, "row pos d_model"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each [row head pos d_head]."""
+    qkv = F.linear(layer.norm1(x), layer.qkv, layer.qkv_bias)
+    q, k, v = rearrange(qkv, "row pos (three head d_head) -> three row head pos d_head", three=3, head=layer.n_heads)
+    return q, k, v
+
+
+def attended(
+    layer: Layer,
+    q: Float[Tensor, "row head query d_head"],
+    keys: Float[Tensor, "row head key d_head"],
+    values: Float[Tensor, "row head key d_head"],
+    *,
+    start: int,
+    low: int,
+) -> Float[Tensor, "row query head_d_head"]:
+    """What all heads read; queries stand at `start` and on, keys at `low` and on."""
+    seen = reachable(layer.window, start, q.shape[2], low, keys.shape[2]).to(q.device)
+    z = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen, scale=layer.scale)
+    return rearrange(z, "row head query d_head -> row query (head d_head)")
+
+
+def reachable(window: int | None, start: int, n_queries: int, low: int, n_keys: int) -> Bool[Tensor, "query key"]:
+    """Which keys each query may see: none after it, and in local layers only the last `window`."""
+    query, key = torch.arange(start, start + n_queries)[:, None], torch.arange(low, low + n_keys)
+    return (key <= query) & (key > query - (window or start + n_queries))
