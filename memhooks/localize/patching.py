@@ -15,16 +15,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.measure.recitation import score_tokens
-from memhooks.model.hooks import recorded
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
-from memhooks.model.patched import patched
 from memhooks.model.provenance import provenance
+from memhooks.model.replay.clean_run import TOGETHER, activation, clean_run
+from memhooks.model.replay.edits import site_edits
+from memhooks.model.replay.replay import clean_scores, replay
+from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
 
 Site = Literal["resid_pre", "attn_out", "mlp_out"]
+BATCH = 64  # edits of one layer in a batch; fixed, so that results are the same bit for bit
 
 
 @torch.no_grad()
@@ -50,7 +52,7 @@ def patch_positions(
         `corrupted_nll` and `position`.
 
     Raises:
-        InputError: rows of another shape, or a position outside the prefix.
+        InputError: rows of another shape, a position outside the prefix, or hooks on the model.
     """
     paragraphs.check(model)
     if corrupted.shape != paragraphs.tokens.shape:
@@ -61,15 +63,13 @@ def patch_positions(
         raise InputError(
             f"at must give one position in 0..{paragraphs.n_prefix - 1} for each of {len(paragraphs)} paragraphs"
         )
-    names = [f"blocks.{layer}.hook_{site}" for site in sites for layer in range(model.cfg.n_layers)]
-    with recorded(model, names) as store:
-        model(paragraphs.tokens.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
-    clean_nll, corrupted_nll = (_mean_nll(model, rows, paragraphs.n_prefix) for rows in (paragraphs.tokens, corrupted))
-    drops = []
-    for name in tracked(names, "patching"):
-        with patched(model, name, store[name], at=at.to(model.cfg.device)):
-            drops.append(corrupted_nll - _mean_nll(model, corrupted, paragraphs.n_prefix))
-    drop = torch.stack(drops, dim=1).reshape(len(paragraphs), len(sites), model.cfg.n_layers)
+    refuse_hooks(model)
+    parts = zip(paragraphs.tokens.split(TOGETHER), corrupted.split(TOGETHER), at.split(TOGETHER), strict=True)
+    found = [
+        _restored(model, clean, other, position, sites, paragraphs.n_prefix)
+        for clean, other, position in tracked(list(parts), "patching")
+    ]
+    clean_nll, corrupted_nll, drop = (torch.cat([one[i] for one in found]) for i in range(3))
     labels = {"paragraph": paragraphs.ids, "site": list(sites), "layer": range(model.cfg.n_layers)}
     return labelled(
         provenance(model, paragraphs.tokens) | {"direction": "denoising"},
@@ -85,6 +85,22 @@ def patch_positions(
     )
 
 
-def _mean_nll(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], n_prefix: int) -> Float[Tensor, " paragraph"]:
-    (scores,) = score_tokens(model, tokens, first=n_prefix, batch_size=len(tokens))
-    return scores.nll.mean(-1)
+def _restored(
+    model: HookedModel,
+    tokens: Int[Tensor, "paragraph pos"],
+    corrupted: Int[Tensor, "paragraph pos"],
+    at: Int[Tensor, " paragraph"],
+    sites: Sequence[Site],
+    first: int,
+) -> tuple[Float[Tensor, " paragraph"], Float[Tensor, " paragraph"], Float[Tensor, "paragraph site layer"]]:
+    """Mean NLL of the clean and of the corrupted rows, and what each restored activation takes off the latter."""
+    clean, run = (clean_run(model, rows, first=first) for rows in (tokens, corrupted))
+    row, at = torch.arange(len(tokens)), at.to(run.tokens.device)
+    clean_nll, corrupted_nll = (clean_scores(one).nll.mean(-1) for one in (clean, run))
+    drops = []
+    for site in sites:
+        for layer in range(model.cfg.n_layers):
+            put = activation(clean, site, layer)[row, at][:, None]
+            after = replay(run, site_edits(run, site, layer, row, at, put), batch_size=BATCH)
+            drops.append(corrupted_nll - after.nll.mean(-1))
+    return clean_nll.cpu(), corrupted_nll.cpu(), torch.stack(drops, 1).unflatten(1, (len(sites), -1)).cpu()

@@ -15,15 +15,12 @@ from memhooks.measure.recitation import exact_match, score_tokens
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
-from memhooks.model.replay.clean_run import clean_run
+from memhooks.model.replay.clean_run import TOGETHER, clean_run
 from memhooks.model.replay.edits import token_edits
 from memhooks.model.replay.replay import Scores, clean_scores, joined, replay
 from memhooks.model.watched import has_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
-
-TOGETHER = 8
-"""Paragraphs whose clean run is held at once."""
 
 
 def perturb(model: HookedModel, paragraphs: Paragraphs, *, seed: int, batch_size: int = 64) -> xr.Dataset:

@@ -85,6 +85,19 @@ def has_hooks(model: HookedModel) -> bool:
     return any(point.fwd_hooks for point in model.hook_dict.values())
 
 
+def refuse_hooks(model: HookedModel) -> None:
+    """Refuse a model with hooks, for sweeps that do not run through them.
+
+    Raises:
+        InputError: a hook is on the model.
+    """
+    if has_hooks(model):
+        name = next(name for name, point in model.hook_dict.items() if point.fwd_hooks)
+        raise InputError(
+            f"this sweep does not run through hooks, and {name} has one; leave its block or remove it first"
+        )
+
+
 def is_there(point: HookPoint, hook: Watched) -> bool:
     """Whether the hook is still on its point."""
     return any(handle.user_hook is hook for handle in point.fwd_hooks)

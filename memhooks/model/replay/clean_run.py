@@ -12,6 +12,9 @@ from memhooks.model.checks import check_tokens
 from memhooks.model.loading import HookedModel
 from memhooks.model.replay.layouts import Layer, Layouts, layouts
 
+TOGETHER = 8
+"""Paragraphs whose runs a sweep holds at once; fixed, so that results are the same bit for bit."""
+
 
 @dataclass(frozen=True)
 class LayerRun:
@@ -63,6 +66,19 @@ def clean_run(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first
         runs.append(LayerRun(x, mid, keys, values, z))
         x = mid + layer.mlp(mid)
     return CleanRun(tokens, first, weights, tuple(runs), x)
+
+
+def activation(run: CleanRun, site: str, layer: int) -> Float[Tensor, "paragraph pos d_model"]:
+    """What the run has at a site of one layer: resid_pre, resid_mid, resid_post, attn_out or mlp_out."""
+    own = run.layers[layer]
+    post = run.layers[layer + 1].pre if layer + 1 < len(run.layers) else run.final
+    return {
+        "resid_pre": own.pre,
+        "resid_mid": own.mid,
+        "resid_post": post,
+        "attn_out": own.mid - own.pre,
+        "mlp_out": post - own.mid,
+    }[site]
 
 
 def projected(layer: Layer, x: Float[Tensor, "row pos d_model"]) -> tuple[Tensor, Tensor, Tensor]:
