@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memhooks.localize.ablation import ablation_table
     from memhooks.localize.attention import rare_token_attention
     from memhooks.localize.attribution import weight_gradients, weight_scores
+    from memhooks.localize.heads import silence_heads
     from memhooks.localize.masks.matched_random import matched_random_weights
     from memhooks.localize.masks.top import top_weights
     from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
@@ -70,6 +71,7 @@ _HOMES = {
     "localize.attention": ("rare_token_attention",),
     "localize.patching": ("patch_positions",),
     "localize.ablation": ("ablation_table",),
+    "localize.heads": ("silence_heads",),
     "localize.masks.weight_mask": ("WeightMask", "frozen_outside"),
     "localize.masks.top": ("top_weights",),
     "localize.masks.matched_random": ("matched_random_weights",),
@@ -122,6 +124,7 @@ __all__ = [
     "recorded",
     "restored",
     "save_paragraphs",
+    "silence_heads",
     "split",
     "top_weights",
     "unigram_counts",

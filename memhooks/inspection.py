@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
-from torch import Tensor
 
+from memhooks.localize.heads import silence_heads
 from memhooks.measure.perturbation import perturb
-from memhooks.measure.recitation import recitation, score_tokens
-from memhooks.model.hooks import hooked
-from memhooks.model.loading import HookedModel, HookPoint
+from memhooks.measure.recitation import recitation
+from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 
@@ -48,26 +46,9 @@ def inspect_paragraph(model: HookedModel, paragraph: Paragraphs, *, seed: int = 
 
 
 def _top_heads(model: HookedModel, paragraph: Paragraphs, n_top: int) -> list[tuple[str, float]]:
-    """What silencing each head alone costs: one pass per layer, in which row `h` goes without head `h`."""
-    base, n_heads = _nll(model, paragraph.tokens, paragraph.n_prefix)[0], model.cfg.n_heads
-    rows, each = paragraph.tokens.repeat(n_heads, 1), torch.arange(n_heads)
-
-    def silence_own(z: Tensor, hook: HookPoint) -> Tensor:
-        z = z.clone()
-        z[each, :, each] = 0.0
-        return z
-
-    rises = {}
-    for layer in range(model.cfg.n_layers):
-        with hooked(model, [(f"blocks.{layer}.attn.hook_z", silence_own)]):
-            for head, nll in enumerate(_nll(model, rows, paragraph.n_prefix)):
-                rises[f"L{layer}H{head}"] = float(nll - base)
-    return sorted(rises.items(), key=lambda item: -item[1])[:n_top]
-
-
-def _nll(model: HookedModel, tokens: Int[Tensor, "row pos"], n_prefix: int) -> Float[Tensor, " row"]:
-    (scores,) = score_tokens(model, tokens, first=n_prefix, batch_size=len(tokens))
-    return scores.nll.mean(-1)
+    rises = silence_heads(model, paragraph)["nll_rise"][0]
+    heads = [(f"L{layer}H{head}", float(rise)) for (layer, head), rise in np.ndenumerate(rises.values)]
+    return sorted(heads, key=lambda item: -item[1])[:n_top]
 
 
 def _text(model: HookedModel, token: int) -> str:
