@@ -63,3 +63,9 @@ def test_patching_an_uncorrupted_run_has_no_effect(model, paragraphs):
 def test_unfitting_pairs_are_refused(model, paragraphs, tokens, at, message):
     with pytest.raises(InputError, match=message):
         patch_positions(model, paragraphs, tokens, at=at)
+
+
+def test_hooks_on_the_model_are_refused_because_the_sweep_would_not_see_them(model, paragraphs):
+    model.hook_embed.add_hook(lambda x, hook: None)
+    with pytest.raises(InputError, match="does not run through hooks, and hook_embed has one"):
+        patch_positions(model, paragraphs, paragraphs.tokens, at=torch.zeros(6, dtype=torch.long))

@@ -1,7 +1,11 @@
+import pytest
 import torch
 
+from memhooks.errors import InputError
 from memhooks.measure.perturbation import corrupted, perturb, random_replacements
 from memhooks.measure.recitation import recitation
+from memhooks.model.ablated import ablated
+from memhooks.model.hooks import hooked
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 
@@ -51,3 +55,26 @@ def test_a_prefix_token_that_no_layer_can_see_has_no_effect(neo_source):
     # Without attention only the last prefix token reaches the first continuation token.
     assert abs(rise[:-1]).max() == 0
     assert abs(rise[-1]) > 1e-4
+
+
+def test_inside_an_ablated_block_the_ablated_model_is_perturbed(model, paragraphs):
+    intact = perturb(model, paragraphs, seed=5)
+    with ablated(model, mlp_layers=[1]):
+        found = perturb(model, paragraphs, seed=5)
+        slow = recitation(model, paragraphs)
+    assert found["nll"].values == pytest.approx(slow["nll"].mean("pos").values, abs=1e-5)
+    assert abs(found["nll_rise"] - intact["nll_rise"]).max() > 1e-3
+
+
+def test_replayed_and_full_passes_give_the_same_effects(model, paragraphs):
+    replayed = perturb(model, paragraphs, seed=5, batch_size=7)
+    with hooked(model, [("hook_embed", lambda x, hook: None)]):
+        passes = perturb(model, paragraphs, seed=5)
+    assert replayed["nll_rise"].values == pytest.approx(passes["nll_rise"].values, abs=1e-5)
+    for name in ("em_drop", "match_drop"):
+        assert (replayed[name].values == passes[name].values).all()
+
+
+def test_a_batch_of_nothing_is_refused(model, paragraphs):
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        perturb(model, paragraphs, seed=0, batch_size=0)

@@ -18,10 +18,13 @@ TOGETHER = 8
 
 @dataclass(frozen=True)
 class LayerRun:
-    """What one layer did: its stream before attention and between attention and MLP, and what attention read."""
+    """What one layer did: its stream before, between and after attention and MLP, what they wrote and read."""
 
     pre: Float[Tensor, "paragraph pos d_model"]
+    attn_out: Float[Tensor, "paragraph pos d_model"]
     mid: Float[Tensor, "paragraph pos d_model"]
+    mlp_out: Float[Tensor, "paragraph pos d_model"]
+    post: Float[Tensor, "paragraph pos d_model"]
     keys: Float[Tensor, "paragraph head pos d_head"]
     values: Float[Tensor, "paragraph head pos d_head"]
     z: Float[Tensor, "paragraph pos head_d_head"]
@@ -53,7 +56,7 @@ class CleanRun:
 
 @torch.no_grad()
 def clean_run(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first: int) -> CleanRun:
-    """Run the model once and keep what replays need: about `n_layers * (5 d_model)` numbers a token."""
+    """Run the model once and keep what replays need: about `n_layers * 8 d_model` numbers a token."""
     check_tokens(model, tokens)
     weights = layouts(model)
     tokens = tokens.to(weights.embed.device)
@@ -62,23 +65,17 @@ def clean_run(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first
     for layer in weights.layers:
         q, keys, values = projected(layer, x)
         z = attended(layer, q, keys, values, start=0, low=0)
-        mid = x + F.linear(z, layer.out, layer.out_bias)
-        runs.append(LayerRun(x, mid, keys, values, z))
-        x = mid + layer.mlp(mid)
+        attn_out = F.linear(z, layer.out, layer.out_bias)
+        mid = x + attn_out
+        mlp_out = layer.mlp(mid)
+        runs.append(LayerRun(x, attn_out, mid, mlp_out, mid + mlp_out, keys, values, z))
+        x = runs[-1].post
     return CleanRun(tokens, first, weights, tuple(runs), x)
 
 
 def activation(run: CleanRun, site: str, layer: int) -> Float[Tensor, "paragraph pos d_model"]:
     """What the run has at a site of one layer: resid_pre, resid_mid, resid_post, attn_out or mlp_out."""
-    own = run.layers[layer]
-    post = run.layers[layer + 1].pre if layer + 1 < len(run.layers) else run.final
-    return {
-        "resid_pre": own.pre,
-        "resid_mid": own.mid,
-        "resid_post": post,
-        "attn_out": own.mid - own.pre,
-        "mlp_out": post - own.mid,
-    }[site]
+    return getattr(run.layers[layer], site.removeprefix("resid_"))
 
 
 def projected(layer: Layer, x: Float[Tensor, "row pos d_model"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memhooks.model.replay.clean_run import CleanRun
+from memhooks.model.replay.clean_run import activation as clean_activation
 from memhooks.model.replay.replay import Edits
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
@@ -49,7 +50,7 @@ def site_edits(
             post = own.mid[at] + activation
         case "resid_post":
             post = activation
-    return Edits(layer + 1, paragraph, position, post)
+    return _leaving(run, layer, at, post, same=activation == clean_activation(run, site, layer)[at])
 
 
 @torch.no_grad()
@@ -68,7 +69,15 @@ def head_edits(
     change = z - heads[torch.arange(len(head)), :, head]
     out = weights.out.unflatten(1, (-1, d_head))[:, head]  # [d_model row d_head]
     mid = run.layers[layer].mid[at] + torch.einsum("rsd,mrd->rsm", change, out)
-    return Edits(layer + 1, paragraph, position, _through_mlp(run, layer, mid))
+    return _leaving(run, layer, at, _through_mlp(run, layer, mid), same=change == 0)
+
+
+def _leaving(
+    run: CleanRun, layer: int, at: tuple[Tensor, Tensor], post: Float[Tensor, "row span d_model"], *, same: Tensor
+) -> Edits:
+    """Edits of the stream that leaves a layer; where nothing was edited it is the clean one, bit for bit."""
+    untouched = same.flatten(2).all(-1, keepdim=True)
+    return Edits(layer + 1, at[0][:, 0], at[1][:, 0], torch.where(untouched, run.layers[layer].post[at], post))
 
 
 def _through_mlp(run: CleanRun, layer: int, mid: Float[Tensor, "row span d_model"]) -> Tensor:

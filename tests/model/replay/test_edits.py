@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from memhooks.model.loading import load_model
-from memhooks.model.replay.clean_run import clean_run
+from memhooks.model.replay.clean_run import activation, clean_run
 from memhooks.model.replay.edits import Site, head_edits, site_edits, token_edits
-from memhooks.model.replay.replay import replay
+from memhooks.model.replay.replay import Work, clean_scores, replay
 
 FIRST = 10
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -82,3 +82,16 @@ def test_single_heads(hooked_model, tokens, span, layer):
         x[row, POSITION[row] : POSITION[row] + span, head[row]] = values[row]
 
     close(hooked_model, scores, by_hand(hooked_model, tokens[PARAGRAPH], f"blocks.{layer}.attn.hook_z", edit))
+
+
+@pytest.mark.parametrize("layer", range(4))
+@pytest.mark.parametrize("site", get_args(Site))
+def test_putting_back_what_is_there_changes_nothing_and_costs_nothing(hooked_model, tokens, site, layer):
+    run, work = clean_run(hooked_model, tokens, first=FIRST), Work()
+    at = PARAGRAPH[:, None], POSITION[:, None] + torch.arange(3)
+    same = site_edits(run, site, layer, PARAGRAPH, POSITION, activation(run, site, layer)[at])
+    z = run.layers[layer].z[at].unflatten(-1, (4, 8))[:, :, 2]
+    same_head = head_edits(run, layer, torch.full((4,), 2), PARAGRAPH, POSITION, z)
+    for edits in (same, same_head):
+        assert torch.equal(replay(run, edits, work=work).nll, clean_scores(run).nll[PARAGRAPH])
+    assert work.block_positions == 0
