@@ -23,7 +23,7 @@ from memhooks.model.means import ActivationMeans
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.clean_run import TOGETHER, CleanRun, clean_run
 from memhooks.model.replay.edits import head_edits
-from memhooks.model.replay.replay import Scores, clean_scores, joined, replay
+from memhooks.model.replay.replay import Scores, Work, clean_scores, joined, replay
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -58,11 +58,13 @@ def silence_heads(
     paragraphs.check(model)
     refuse_hooks(model)
     _check(model, paragraphs, how, means, batch_size)
-    base, after = [], []
+    base, after, work = [], [], Work()
     for tokens in tracked(paragraphs.tokens.split(TOGETHER), "silencing heads"):
         run = clean_run(model, tokens, first=paragraphs.n_prefix)
         base.append(clean_scores(run))
-        layers = [_silenced(run, layer, _fill(run, layer, means), batch_size) for layer in range(model.cfg.n_layers)]
+        layers = [
+            _silenced(run, layer, _fill(run, layer, means), batch_size, work) for layer in range(model.cfg.n_layers)
+        ]
         after.append(Scores(*(torch.stack(one, 1).flatten(0, 2) for one in zip(*layers, strict=True))))
     clean, scores = joined(base), joined(after)
     shape = (len(paragraphs), model.cfg.n_layers, model.cfg.n_heads)
@@ -73,6 +75,7 @@ def silence_heads(
     axes = ("paragraph", "layer", "head")
     labels = {"paragraph": paragraphs.ids, "layer": range(shape[1]), "head": range(shape[2])}
     about = provenance(model, paragraphs.tokens) | {"how": how, "means_hash": means.tokens_hash if means else ""}
+    about |= work.about()
     return labelled(
         about,
         nll_rise=Variable(nll - clean_nll[:, None, None], axes, "nats per continuation token, 0 = no effect", labels),
@@ -84,13 +87,13 @@ def silence_heads(
 
 
 def _silenced(
-    run: CleanRun, layer: int, fill: Float[Tensor, "head pos d_head"], batch_size: int
+    run: CleanRun, layer: int, fill: Float[Tensor, "head pos d_head"], batch_size: int, work: Work
 ) -> tuple[Tensor, Tensor]:
     """NLL and hits, [paragraph head scored], with each head of one layer silenced."""
     n_rows, n_heads = len(run.tokens), len(fill)
     row, head = (one.flatten() for one in torch.meshgrid(torch.arange(n_rows), torch.arange(n_heads), indexing="ij"))
     edits = head_edits(run, layer, head, row, torch.zeros_like(row), fill[head])
-    scores = replay(run, edits, batch_size=batch_size)
+    scores = replay(run, edits, batch_size=batch_size, work=work)
     return scores.nll.unflatten(0, (n_rows, n_heads)), scores.hits.unflatten(0, (n_rows, n_heads))
 
 

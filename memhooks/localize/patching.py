@@ -20,7 +20,7 @@ from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.clean_run import TOGETHER, activation, clean_run
 from memhooks.model.replay.edits import site_edits
-from memhooks.model.replay.replay import clean_scores, replay
+from memhooks.model.replay.replay import Work, clean_scores, replay
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -65,14 +65,15 @@ def patch_positions(
         )
     refuse_hooks(model)
     parts = zip(paragraphs.tokens.split(TOGETHER), corrupted.split(TOGETHER), at.split(TOGETHER), strict=True)
+    work = Work()
     found = [
-        _restored(model, clean, other, position, sites, paragraphs.n_prefix)
+        _restored(model, clean, other, position, sites, paragraphs.n_prefix, work)
         for clean, other, position in tracked(list(parts), "patching")
     ]
     clean_nll, corrupted_nll, drop = (torch.cat([one[i] for one in found]) for i in range(3))
     labels = {"paragraph": paragraphs.ids, "site": list(sites), "layer": range(model.cfg.n_layers)}
     return labelled(
-        provenance(model, paragraphs.tokens) | {"direction": "denoising"},
+        provenance(model, paragraphs.tokens) | {"direction": "denoising"} | work.about(),
         drop_in_nll=Variable(
             drop,
             ("paragraph", "site", "layer"),
@@ -92,6 +93,7 @@ def _restored(
     at: Int[Tensor, " paragraph"],
     sites: Sequence[Site],
     first: int,
+    work: Work,
 ) -> tuple[Float[Tensor, " paragraph"], Float[Tensor, " paragraph"], Float[Tensor, "paragraph site layer"]]:
     """Mean NLL of the clean and of the corrupted rows, and what each restored activation takes off the latter."""
     clean, run = (clean_run(model, rows, first=first) for rows in (tokens, corrupted))
@@ -101,6 +103,6 @@ def _restored(
     for site in sites:
         for layer in range(model.cfg.n_layers):
             put = activation(clean, site, layer)[row, at][:, None]
-            after = replay(run, site_edits(run, site, layer, row, at, put), batch_size=BATCH)
+            after = replay(run, site_edits(run, site, layer, row, at, put), batch_size=BATCH, work=work)
             drops.append(corrupted_nll - after.nll.mean(-1))
     return clean_nll.cpu(), corrupted_nll.cpu(), torch.stack(drops, 1).unflatten(1, (len(sites), -1)).cpu()

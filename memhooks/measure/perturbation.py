@@ -17,7 +17,7 @@ from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.clean_run import TOGETHER, clean_run
 from memhooks.model.replay.edits import token_edits
-from memhooks.model.replay.replay import Scores, clean_scores, joined, replay
+from memhooks.model.replay.replay import Scores, Work, clean_scores, joined, replay
 from memhooks.model.watched import has_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -38,14 +38,17 @@ def perturb(model: HookedModel, paragraphs: Paragraphs, *, seed: int, batch_size
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     replacement = random_replacements(paragraphs.prefix, model.cfg.d_vocab, seed=seed)
-    score = _scored_by_passes if has_hooks(model) else _scored_by_replay
-    base, after = score(model, paragraphs, replacement, batch_size)
+    work = Work()
+    if has_hooks(model):
+        base, after = _scored_by_passes(model, paragraphs, replacement, batch_size)
+    else:
+        base, after = _scored_by_replay(model, paragraphs, replacement, batch_size, work)
     clean_nll, clean_em, clean_matches = _summary(base)
     nll, em, matches = (one.reshape(replacement.shape) for one in _summary(after))
     axes = ("paragraph", "pos")
     names = {"paragraph": paragraphs.ids, "pos": range(paragraphs.n_prefix)}
     return labelled(
-        provenance(model, paragraphs.tokens) | {"seed": seed, "n_prefix": paragraphs.n_prefix},
+        provenance(model, paragraphs.tokens) | {"seed": seed, "n_prefix": paragraphs.n_prefix} | work.about(),
         nll_rise=Variable(nll - clean_nll[:, None], axes, "nats per continuation token, 0 = no effect", names),
         em_drop=Variable(clean_em[:, None] - em, axes, "tokens of exact match lost, 0 = no effect"),
         match_drop=Variable(clean_matches[:, None] - matches, axes, "matching tokens lost, 0 = no effect"),
@@ -82,7 +85,11 @@ def corrupted(
 
 
 def _scored_by_replay(
-    model: HookedModel, paragraphs: Paragraphs, replacement: Int[Tensor, "paragraph n_prefix"], batch_size: int
+    model: HookedModel,
+    paragraphs: Paragraphs,
+    replacement: Int[Tensor, "paragraph n_prefix"],
+    batch_size: int,
+    work: Work,
 ) -> tuple[Scores, Scores]:
     """Scores of the untouched paragraphs and of every replacement, paragraph by paragraph."""
     n_prefix, base, after = paragraphs.n_prefix, [], []
@@ -92,7 +99,7 @@ def _scored_by_replay(
         row, position = torch.meshgrid(torch.arange(len(tokens)), torch.arange(n_prefix), indexing="ij")
         edits = token_edits(run, row.flatten(), position.flatten(), others.flatten())
         base.append(clean_scores(run))
-        after.append(replay(run, edits, batch_size=batch_size))
+        after.append(replay(run, edits, batch_size=batch_size, work=work))
     return joined(base), joined(after)
 
 

@@ -37,6 +37,12 @@ def test_the_head_that_carries_the_organisms_recitation_is_found(organism):
     assert float(memorized.sel(layer=0, head=5)) > float(other.sel(layer=0, head=5))
 
 
+def test_the_result_says_how_much_was_run_and_what_full_passes_would_have_been(model, paragraphs):
+    found = silence_heads(model, paragraphs)
+    assert found.attrs["block_positions_of_full_passes"] == 6 * 16 * 4 * 24  # paragraphs, heads, layers, tokens
+    assert found.attrs["block_positions_run"] == 6 * 4 * (3 + 2 + 1) * 24  # heads of a layer need those above
+
+
 def test_a_head_that_writes_nothing_is_worth_nothing(model, paragraphs):
     with torch.no_grad():
         model.blocks[2].attn.W_O[1] = 0

@@ -41,6 +41,10 @@ class Work:
     block_positions: int = 0
     naive: int = 0
 
+    def about(self) -> dict[str, object]:
+        """For a result's attributes."""
+        return {"block_positions_run": self.block_positions, "block_positions_of_full_passes": self.naive}
+
 
 @dataclass(frozen=True)
 class Edits:
