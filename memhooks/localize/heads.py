@@ -23,7 +23,7 @@ from memhooks.model.means import ActivationMeans
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.clean_run import TOGETHER, CleanRun, clean_run
 from memhooks.model.replay.edits import head_edits
-from memhooks.model.replay.replay import Scores, Work, clean_scores, joined, replay
+from memhooks.model.replay.replay import Outcome, Work, clean_scores, joined, replay
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -65,7 +65,7 @@ def silence_heads(
         layers = [
             _silenced(run, layer, _fill(run, layer, means), batch_size, work) for layer in range(model.cfg.n_layers)
         ]
-        after.append(Scores(*(torch.stack(one, 1).flatten(0, 2) for one in zip(*layers, strict=True))))
+        after.append(Outcome(*(torch.stack(one, 1).flatten(0, 2) for one in zip(*layers, strict=True))))
     clean, scores = joined(base), joined(after)
     shape = (len(paragraphs), model.cfg.n_layers, model.cfg.n_heads)
     nll, em, matches = (

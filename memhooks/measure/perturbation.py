@@ -17,7 +17,7 @@ from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.clean_run import TOGETHER, clean_run
 from memhooks.model.replay.edits import token_edits
-from memhooks.model.replay.replay import Scores, Work, clean_scores, joined, replay
+from memhooks.model.replay.replay import Outcome, Work, clean_scores, joined, replay
 from memhooks.model.watched import has_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -90,8 +90,8 @@ def _scored_by_replay(
     replacement: Int[Tensor, "paragraph n_prefix"],
     batch_size: int,
     work: Work,
-) -> tuple[Scores, Scores]:
-    """Scores of the untouched paragraphs and of every replacement, paragraph by paragraph."""
+) -> tuple[Outcome, Outcome]:
+    """Outcome of the untouched paragraphs and of every replacement, paragraph by paragraph."""
     n_prefix, base, after = paragraphs.n_prefix, [], []
     pairs = zip(paragraphs.tokens.split(TOGETHER), replacement.split(TOGETHER), strict=True)
     for tokens, others in tracked(list(pairs), "perturbing"):
@@ -105,7 +105,7 @@ def _scored_by_replay(
 
 def _scored_by_passes(
     model: HookedModel, paragraphs: Paragraphs, replacement: Int[Tensor, "paragraph n_prefix"], batch_size: int
-) -> tuple[Scores, Scores]:
+) -> tuple[Outcome, Outcome]:
     """The same by full passes, which hooks of others on the model take part in."""
     n_prefix = paragraphs.n_prefix
     variants = paragraphs.tokens[:, None].repeat(1, n_prefix, 1)  # [paragraph, replaced position, pos]
@@ -115,10 +115,10 @@ def _scored_by_passes(
     for rows in (paragraphs.tokens, variants.flatten(0, 1)):
         passes = list(score_tokens(model, rows, first=n_prefix, batch_size=batch_size))
         hits = torch.cat([one.predicted for one in passes]) == rows[:, n_prefix:]
-        both.append(Scores(torch.cat([one.nll for one in passes]), hits))
+        both.append(Outcome(torch.cat([one.nll for one in passes]), hits))
     return both[0], both[1]
 
 
-def _summary(scores: Scores) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"], Int[Tensor, " row"]]:
+def _summary(scores: Outcome) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"], Int[Tensor, " row"]]:
     """Mean NLL, EM and matches of each row's continuation."""
     return scores.nll.mean(-1), exact_match(scores.hits), scores.hits.sum(-1)

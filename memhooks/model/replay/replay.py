@@ -22,7 +22,7 @@ NEAR = 8
 
 
 @dataclass(frozen=True)
-class Scores:
+class Outcome:
     """What became of the scored tokens, row by row."""
 
     nll: Float[Tensor, "row scored"]
@@ -76,7 +76,7 @@ class Edits:
 
 
 @torch.no_grad()
-def replay(run: CleanRun, edits: Edits, *, batch_size: int = 64, work: Work | None = None) -> Scores:
+def replay(run: CleanRun, edits: Edits, *, batch_size: int = 64, work: Work | None = None) -> Outcome:
     """Score every edit's paragraph, edit by edit, as a full pass with that edit would."""
     work = Work() if work is None else work
     base = clean_scores(run)
@@ -94,26 +94,26 @@ def replay(run: CleanRun, edits: Edits, *, batch_size: int = 64, work: Work | No
         begin = max(start, run.first - 1)
         after = score(run, x[:, begin - start : -1], run.tokens[some.paragraph, begin + 1 :])
         nll[rows, begin + 1 - run.first :], hits[rows, begin + 1 - run.first :] = after.nll, after.hits
-    return Scores(nll, hits)
+    return Outcome(nll, hits)
 
 
-def clean_scores(run: CleanRun) -> Scores:
-    """Scores without any edit."""
+def clean_scores(run: CleanRun) -> Outcome:
+    """Outcome without any edit."""
     return score(run, run.final[:, run.first - 1 : -1], run.targets)
 
 
-def joined(scores: Sequence[Scores]) -> Scores:
+def joined(scores: Sequence[Outcome]) -> Outcome:
     """The rows of several, in order, on the CPU."""
-    return Scores(torch.cat([one.nll.cpu() for one in scores]), torch.cat([one.hits.cpu() for one in scores]))
+    return Outcome(torch.cat([one.nll.cpu() for one in scores]), torch.cat([one.hits.cpu() for one in scores]))
 
 
-def score(run: CleanRun, stream: Float[Tensor, "row pos d_model"], targets: Int[Tensor, "row pos"]) -> Scores:
+def score(run: CleanRun, stream: Float[Tensor, "row pos d_model"], targets: Int[Tensor, "row pos"]) -> Outcome:
     """Unembed these positions alone and compare with the tokens that follow them."""
     logits = F.linear(run.weights.norm(stream), run.weights.unembed, run.weights.unembed_bias)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()  # a sum over the vocabulary needs more than half precision
     nll = logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
-    return Scores(nll, logits.argmax(-1) == targets)
+    return Outcome(nll, logits.argmax(-1) == targets)
 
 
 def _batches(run: CleanRun, edits: Edits, batch_size: int) -> Iterator[Int[Tensor, " row"]]:
