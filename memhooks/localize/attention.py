@@ -21,6 +21,7 @@ from memhooks.model.hooks import recorded
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel, window_of
 from memhooks.model.provenance import provenance
+from memhooks.model.replay.clean_run import reachable
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
 
@@ -92,8 +93,8 @@ def prefix_attention(model: HookedModel, prefix: Int[Tensor, "batch pos"]) -> Fl
 
 def reachable_keys(model: HookedModel, query: int) -> Bool[Tensor, "layer pos"]:
     """Which keys each layer's heads can see from `query`: all before it, or those in the local window."""
-    windows = [window_of(model, layer) or query + 1 for layer in range(model.cfg.n_layers)]
-    return torch.arange(query + 1) > query - torch.tensor(windows)[:, None]
+    windows = [window_of(model, layer) for layer in range(model.cfg.n_layers)]
+    return torch.cat([reachable(window, query, 1, 0, query + 1) for window in windows])
 
 
 def _spearman(

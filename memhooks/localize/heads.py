@@ -21,9 +21,9 @@ from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans
 from memhooks.model.provenance import provenance
-from memhooks.model.replay.clean_run import TOGETHER, CleanRun, clean_run
+from memhooks.model.replay.clean_run import TOGETHER, CleanRun, Outcome, clean_run
 from memhooks.model.replay.edits import head_edits
-from memhooks.model.replay.replay import Outcome, Work, clean_scores, joined, replay
+from memhooks.model.replay.replay import Work, joined, replay
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -61,7 +61,7 @@ def silence_heads(
     base, after, work = [], [], Work()
     for tokens in tracked(paragraphs.tokens.split(TOGETHER), "silencing heads"):
         run = clean_run(model, tokens, first=paragraphs.n_prefix)
-        base.append(clean_scores(run))
+        base.append(run.outcome)
         layers = [
             _silenced(run, layer, _fill(run, layer, means), batch_size, work) for layer in range(model.cfg.n_layers)
         ]

@@ -20,7 +20,7 @@ from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.clean_run import TOGETHER, activation, clean_run
 from memhooks.model.replay.edits import site_edits
-from memhooks.model.replay.replay import Work, clean_scores, replay
+from memhooks.model.replay.replay import Work, replay
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -98,7 +98,7 @@ def _restored(
     """Mean NLL of the clean and of the corrupted rows, and what each restored activation takes off the latter."""
     clean, run = (clean_run(model, rows, first=first) for rows in (tokens, corrupted))
     row, at = torch.arange(len(tokens)), at.to(run.tokens.device)
-    clean_nll, corrupted_nll = (clean_scores(one).nll.mean(-1) for one in (clean, run))
+    clean_nll, corrupted_nll = (one.outcome.nll.mean(-1) for one in (clean, run))
     drops = []
     for site in sites:
         for layer in range(model.cfg.n_layers):

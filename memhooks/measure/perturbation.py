@@ -15,9 +15,9 @@ from memhooks.measure.recitation import exact_match, score_tokens
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
-from memhooks.model.replay.clean_run import TOGETHER, clean_run
+from memhooks.model.replay.clean_run import TOGETHER, Outcome, clean_run
 from memhooks.model.replay.edits import token_edits
-from memhooks.model.replay.replay import Outcome, Work, clean_scores, joined, replay
+from memhooks.model.replay.replay import Work, joined, replay
 from memhooks.model.watched import has_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -98,7 +98,7 @@ def _scored_by_replay(
         run = clean_run(model, tokens, first=n_prefix)
         row, position = torch.meshgrid(torch.arange(len(tokens)), torch.arange(n_prefix), indexing="ij")
         edits = token_edits(run, row.flatten(), position.flatten(), others.flatten())
-        base.append(clean_scores(run))
+        base.append(run.outcome)
         after.append(replay(run, edits, batch_size=batch_size, work=work))
     return joined(base), joined(after)
 

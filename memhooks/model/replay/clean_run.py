@@ -1,6 +1,7 @@
 """The run that edits are compared with: every layer's stream, keys and values, and the scores."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,14 @@ from memhooks.model.replay.layouts import Layer, Layouts, layouts
 
 TOGETHER = 8
 """Paragraphs whose runs a sweep holds at once; fixed, so that results are the same bit for bit."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the scored tokens, row by row."""
+
+    nll: Float[Tensor, "row scored"]
+    hits: Bool[Tensor, "row scored"]
 
 
 @dataclass(frozen=True)
@@ -39,19 +48,27 @@ class CleanRun:
         first: index of the first scored token.
         weights: the model's.
         layers: what each layer did.
-        final: the stream after the last layer.
     """
 
     tokens: Int[Tensor, "paragraph pos"]
     first: int
     weights: Layouts
     layers: tuple[LayerRun, ...]
-    final: Float[Tensor, "paragraph pos d_model"]
+
+    @property
+    def final(self) -> Float[Tensor, "paragraph pos d_model"]:
+        """The stream after the last layer."""
+        return self.layers[-1].post
 
     @property
     def targets(self) -> Int[Tensor, "paragraph scored"]:
         """The scored tokens."""
         return self.tokens[:, self.first :]
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """Scores without any edit; unembedded once, however many sweeps start from this run."""
+        return score(self.weights, self.final[:, self.first - 1 : -1], self.targets)
 
 
 @torch.no_grad()
@@ -70,7 +87,17 @@ def clean_run(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first
         mlp_out = layer.mlp(mid)
         runs.append(LayerRun(x, attn_out, mid, mlp_out, mid + mlp_out, keys, values, z))
         x = runs[-1].post
-    return CleanRun(tokens, first, weights, tuple(runs), x)
+    return CleanRun(tokens, first, weights, tuple(runs))
+
+
+@torch.no_grad()
+def score(weights: Layouts, stream: Float[Tensor, "row pos d_model"], targets: Int[Tensor, "row pos"]) -> Outcome:
+    """Unembed these positions alone and compare with the tokens that follow them."""
+    logits = F.linear(weights.norm(stream), weights.unembed, weights.unembed_bias)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()  # a sum over the vocabulary needs more than half precision
+    nll = logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
+    return Outcome(nll, logits.argmax(-1) == targets)
 
 
 def activation(run: CleanRun, site: str, layer: int) -> Float[Tensor, "paragraph pos d_model"]:

@@ -12,21 +12,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from memhooks.model.replay.clean_run import CleanRun, attended, projected
+from memhooks.model.replay.clean_run import CleanRun, Outcome, attended, projected, score
 
 NEAR = 8
 """Edits that begin this many positions apart still share a batch."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the scored tokens, row by row."""
-
-    nll: Float[Tensor, "row scored"]
-    hits: Bool[Tensor, "row scored"]
 
 
 @dataclass
@@ -79,7 +71,7 @@ class Edits:
 def replay(run: CleanRun, edits: Edits, *, batch_size: int = 64, work: Work | None = None) -> Outcome:
     """Score every edit's paragraph, edit by edit, as a full pass with that edit would."""
     work = Work() if work is None else work
-    base = clean_scores(run)
+    base = run.outcome
     nll, hits = base.nll[edits.paragraph], base.hits[edits.paragraph]
     work.naive += len(edits) * len(run.layers) * run.tokens.shape[1]
     for rows in _batches(run, edits, batch_size):
@@ -92,28 +84,14 @@ def replay(run: CleanRun, edits: Edits, *, batch_size: int = 64, work: Work | No
             x = _block(run, number, x, some.paragraph, start)
             work.block_positions += x.shape[0] * x.shape[1]
         begin = max(start, run.first - 1)
-        after = score(run, x[:, begin - start : -1], run.tokens[some.paragraph, begin + 1 :])
+        after = score(run.weights, x[:, begin - start : -1], run.tokens[some.paragraph, begin + 1 :])
         nll[rows, begin + 1 - run.first :], hits[rows, begin + 1 - run.first :] = after.nll, after.hits
     return Outcome(nll, hits)
-
-
-def clean_scores(run: CleanRun) -> Outcome:
-    """Outcome without any edit."""
-    return score(run, run.final[:, run.first - 1 : -1], run.targets)
 
 
 def joined(scores: Sequence[Outcome]) -> Outcome:
     """The rows of several, in order, on the CPU."""
     return Outcome(torch.cat([one.nll.cpu() for one in scores]), torch.cat([one.hits.cpu() for one in scores]))
-
-
-def score(run: CleanRun, stream: Float[Tensor, "row pos d_model"], targets: Int[Tensor, "row pos"]) -> Outcome:
-    """Unembed these positions alone and compare with the tokens that follow them."""
-    logits = F.linear(run.weights.norm(stream), run.weights.unembed, run.weights.unembed_bias)
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()  # a sum over the vocabulary needs more than half precision
-    nll = logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
-    return Outcome(nll, logits.argmax(-1) == targets)
 
 
 def _batches(run: CleanRun, edits: Edits, batch_size: int) -> Iterator[Int[Tensor, " row"]]:

@@ -8,7 +8,7 @@ import torch
 from memhooks.model.loading import load_model
 from memhooks.model.replay.clean_run import activation, clean_run
 from memhooks.model.replay.edits import Site, head_edits, site_edits, token_edits
-from memhooks.model.replay.replay import Work, clean_scores, replay
+from memhooks.model.replay.replay import Work, replay
 
 FIRST = 10
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -93,5 +93,5 @@ def test_putting_back_what_is_there_changes_nothing_and_costs_nothing(hooked_mod
     z = run.layers[layer].z[at].unflatten(-1, (4, 8))[:, :, 2]
     same_head = head_edits(run, layer, torch.full((4,), 2), PARAGRAPH, POSITION, z)
     for edits in (same, same_head):
-        assert torch.equal(replay(run, edits, work=work).nll, clean_scores(run).nll[PARAGRAPH])
+        assert torch.equal(replay(run, edits, work=work).nll, run.outcome.nll[PARAGRAPH])
     assert work.block_positions == 0
