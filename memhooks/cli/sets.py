@@ -1,0 +1,77 @@
+"""The sets that the localizing commands compare: paragraphs the model recites beside ones it does not."""
+
+# Heavy imports stay inside the functions, so that --help answers at once.
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memhooks.cli.options import MODELS, SETS
+from memhooks.errors import InputError
+
+if TYPE_CHECKING:
+    from memhooks.model.loading import HookedModel
+    from memhooks.paragraphs.paragraphs import Paragraphs
+
+_KINDS = f"a bundled set ({', '.join(SETS)}) or a file as for `memhooks measure`"
+Memorized = Annotated[
+    str, typer.Option("--paragraphs", help=f"What the model may recite: {_KINDS}. Only rows recited in full are used.")
+]
+Control = Annotated[str, typer.Option(help=f"Text the model does not recite, to compare with: {_KINDS}, or `none`.")]
+Size = Annotated[int, typer.Option("--n", min=1, help="Paragraphs drawn from each set.")]
+Seed = Annotated[int, typer.Option(help="Of the draw and of everything random.")]
+AnyRows = Annotated[bool, typer.Option("--any", help="Use rows of --paragraphs whether they are recited or not.")]
+
+
+def load_sets(
+    model: str, paragraphs: str, control: str, *, n: int, seed: int, any_rows: bool = False
+) -> "tuple[HookedModel, dict[str, Paragraphs]]":
+    """The model and up to `n` rows of each set, by the names that tables and figures use: memorized, control.
+
+    Raises:
+        InputError: no such set or file, sets that do not belong to the model, or nothing recited in full.
+    """
+    for name in (paragraphs, control):
+        _check(name, model)
+
+    from memhooks.measure.recitation import recitation
+    from memhooks.model.loading import load_model
+
+    loaded = load_model(model)
+    rows = _load(loaded, paragraphs)
+    if not any_rows:
+        recited = recitation(loaded, rows)["full_match"].values
+        if not recited.any():
+            raise InputError(
+                f"{model} recites none of the {len(rows)} paragraphs of {paragraphs} in full; pass --any to use them"
+            )
+        rows = rows.select(recited)
+    sets = {"memorized": rows.sample(n, seed=seed)}
+    if control != "none":
+        other = _load(loaded, control)
+        length, there = rows.tokens.shape[1], other.tokens.shape[1]
+        if there < length:
+            raise InputError(f"{control} has paragraphs of {there} tokens, {paragraphs} of {length}; they must match")
+        same = replace(other, tokens=other.tokens[:, :length], n_prefix=rows.n_prefix, text=None)
+        sets["control"] = same.sample(n, seed=seed)
+    return loaded, sets
+
+
+def _load(model: "HookedModel", name: str) -> "Paragraphs":
+    from memhooks.organism.paragraphs import load_bundled
+    from memhooks.paragraphs.files import load_paragraphs
+
+    return load_bundled(name) or load_paragraphs(name, tokenizer=model.tokenizer)
+
+
+def _check(name: str, model: str) -> None:
+    if name == "none":
+        return
+    if name not in SETS and not Path(name).exists():
+        raise InputError(f"no paragraph file at {name}; bundled sets are {', '.join(SETS)}")
+    if name in SETS and model not in MODELS:
+        raise InputError(
+            f"the bundled set {name} belongs to {' and '.join(MODELS)}; give {model} files of its own, "
+            "or --control none"
+        )
