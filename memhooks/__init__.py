@@ -13,14 +13,26 @@ if TYPE_CHECKING:
     from memhooks.localize.ablation import ablation_table
     from memhooks.localize.attention import rare_token_attention
     from memhooks.localize.attribution import weight_gradients, weight_scores
-    from memhooks.localize.heads import silence_heads
+    from memhooks.localize.cumulative import ablate_cumulatively
+    from memhooks.localize.direct_effects import direct_effects
+    from memhooks.localize.each_part import ablate_each, every_head, every_layer, silence_heads
+    from memhooks.localize.hook_sweep import hook_sweep
+    from memhooks.localize.logit_lens import logit_lens
     from memhooks.localize.masks.matched_random import matched_random_weights
     from memhooks.localize.masks.top import top_weights
     from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
-    from memhooks.localize.patching import patch_positions
+    from memhooks.localize.patch_grid import Cell
+    from memhooks.localize.patch_pairs import patch_pairs
+    from memhooks.localize.patching import patch, patch_cells
+    from memhooks.localize.screening import screen, screen_then_verify
+    from memhooks.localize.specificity import best_first, specificity
+    from memhooks.measure.continuations import perturbed_continuations
     from memhooks.measure.intervals import bootstrap_mean
-    from memhooks.measure.perturbation import perturb
+    from memhooks.measure.pairs import Pairs, load_pairs, make_pairs, save_pairs
+    from memhooks.measure.perturbation import perturb, perturb_exact_match
+    from memhooks.measure.perturbation_statistics import drop_by_position, drop_by_rarity, perturbation_statistics
     from memhooks.measure.recitation import recitation
+    from memhooks.measure.replacements import first2sec, frequency_matched, from_paragraphs, uniform
     from memhooks.model.ablated import ablated
     from memhooks.model.audit import audit
     from memhooks.model.components import Component, components
@@ -65,13 +77,25 @@ _HOMES = {
     "paragraphs.rarity": ("rarity_ranks",),
     "paragraphs.counts": ("unigram_counts",),
     "measure.recitation": ("recitation",),
-    "measure.perturbation": ("perturb",),
+    "measure.replacements": ("first2sec", "frequency_matched", "from_paragraphs", "uniform"),
+    "measure.perturbation": ("perturb", "perturb_exact_match"),
+    "measure.continuations": ("perturbed_continuations",),
+    "measure.pairs": ("Pairs", "load_pairs", "make_pairs", "save_pairs"),
+    "measure.perturbation_statistics": ("drop_by_position", "drop_by_rarity", "perturbation_statistics"),
     "measure.intervals": ("bootstrap_mean",),
     "localize.attribution": ("weight_gradients", "weight_scores"),
     "localize.attention": ("rare_token_attention",),
-    "localize.patching": ("patch_positions",),
+    "localize.patching": ("patch", "patch_cells"),
+    "localize.patch_grid": ("Cell",),
+    "localize.patch_pairs": ("patch_pairs",),
+    "localize.screening": ("screen", "screen_then_verify"),
+    "localize.hook_sweep": ("hook_sweep",),
     "localize.ablation": ("ablation_table",),
-    "localize.heads": ("silence_heads",),
+    "localize.each_part": ("ablate_each", "every_head", "every_layer", "silence_heads"),
+    "localize.specificity": ("best_first", "specificity"),
+    "localize.cumulative": ("ablate_cumulatively",),
+    "localize.logit_lens": ("logit_lens",),
+    "localize.direct_effects": ("direct_effects",),
     "localize.masks.weight_mask": ("WeightMask", "frozen_outside"),
     "localize.masks.top": ("top_weights",),
     "localize.masks.matched_random": ("matched_random_weights",),
@@ -84,24 +108,38 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Cell",
     "Component",
     "InputError",
+    "Pairs",
     "Paragraphs",
     "Study",
     "WeightMask",
+    "ablate_cumulatively",
+    "ablate_each",
     "ablated",
     "ablation_table",
     "activation_means",
     "audit",
+    "best_first",
     "bootstrap_mean",
     "clusters",
     "components",
+    "direct_effects",
+    "drop_by_position",
+    "drop_by_rarity",
     "duplicates",
     "evaluate",
+    "every_head",
+    "every_layer",
     "export_model",
     "filtered",
+    "first2sec",
+    "frequency_matched",
+    "from_paragraphs",
     "frozen_outside",
     "greedy_continuation",
+    "hook_sweep",
     "hook_table",
     "hooked",
     "inspect_paragraph",
@@ -109,24 +147,37 @@ __all__ = [
     "load_means",
     "load_model",
     "load_natural",
+    "load_pairs",
     "load_paragraphs",
     "load_planted",
     "load_unigram_counts",
+    "logit_lens",
+    "make_pairs",
     "matched_pairs",
     "matched_random_weights",
     "overlap",
-    "patch_positions",
+    "patch",
+    "patch_cells",
+    "patch_pairs",
     "patched",
     "perturb",
+    "perturb_exact_match",
+    "perturbation_statistics",
+    "perturbed_continuations",
     "rare_token_attention",
     "rarity_ranks",
     "recitation",
     "recorded",
     "restored",
+    "save_pairs",
     "save_paragraphs",
+    "screen",
+    "screen_then_verify",
     "silence_heads",
+    "specificity",
     "split",
     "top_weights",
+    "uniform",
     "unigram_counts",
     "unlearning_steps",
     "weight_gradients",

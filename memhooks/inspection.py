@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from memhooks.localize.heads import silence_heads
+from memhooks.localize.each_part import silence_heads
 from memhooks.measure.perturbation import perturb
 from memhooks.measure.recitation import recitation
 from memhooks.model.loading import HookedModel
@@ -32,7 +32,7 @@ def inspect_paragraph(model: HookedModel, paragraph: Paragraphs, *, seed: int = 
     """
     paragraph = paragraph.check(model).select([0])
     recited = recitation(model, paragraph, scored="all")
-    effect = perturb(model, paragraph, seed=seed)["nll_rise"].values[0]
+    effect = perturb(model, paragraph, seed=seed)["nll_rise"].values[0, 0]
     texts = [_text(model, token) for token in paragraph.tokens[0].tolist()]
     worst = effect.argsort()[::-1][:n_top]
     return Inspection(

@@ -27,7 +27,7 @@ from memhooks.localize.masks.matched_random import matched_random_weights
 from memhooks.localize.masks.top import top_weights
 from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
 from memhooks.localize.objectives import forget_nll
-from memhooks.localize.patching import patch_positions
+from memhooks.localize.patching import patch
 from memhooks.measure.perturbation import corrupted, perturb
 from memhooks.measure.recitation import recitation, with_own_continuation
 from memhooks.model.export import check_writable
@@ -191,7 +191,7 @@ class Study:
             # The twin meets the very corruption that hurts the organism most.
             chosen_by = "memorized" if name == "twin" else name
             tokens, at = corrupted(paragraphs, self.results["perturbation"][chosen_by])
-            found[name] = patch_positions(model, paragraphs, tokens, at=at)
+            found[name] = patch(model, paragraphs, tokens, at=at)
         return found
 
     def _unlearn(self) -> Iterator[dict[str, object]]:

@@ -106,14 +106,22 @@ HELPERS = [
     audit,
     lambda model: memhooks.recitation(model, ROWS),
     lambda model: memhooks.perturb(model, ROWS, seed=0),
+    lambda model: memhooks.perturb(model, ROWS, seed=0, replace=memhooks.first2sec),
+    lambda model: memhooks.hook_sweep(model, ROWS, {"a": [(("z", 1), lambda x, hook: 2 * x)]}, lambda x: x[:, 0, 0]),
+    lambda model: memhooks.ablate_cumulatively(model, {"a": ROWS}, [(0, 1), (2, 2)], n_random=1),
     lambda model: memhooks.greedy_continuation(model, TOKENS, n_tokens=3),
     lambda model: memhooks.weight_scores(model, ROWS),
     lambda model: memhooks.rare_token_attention(model, ROWS, torch.ones(101, dtype=torch.long), seed=0, n_shuffles=2),
 ]
 
 SWEEPS = [  # which refuse a model with forward hooks
-    lambda model: memhooks.patch_positions(model, ROWS, OTHERS, at=torch.tensor([1, 2])),
+    lambda model: memhooks.patch(model, ROWS, OTHERS, at=torch.tensor([1, 2])),
     lambda model: memhooks.silence_heads(model, ROWS),
+    lambda model: memhooks.ablate_each(model, ROWS, neurons=[(1, 3)], edges=[(2, 0, 5, 2)]),
+    lambda model: memhooks.screen(model, ROWS, OTHERS, sites=["z", "q"]),
+    lambda model: memhooks.logit_lens(model, ROWS),
+    lambda model: memhooks.direct_effects(model, ROWS),
+    lambda model: memhooks.perturb_exact_match(model, ROWS, seed=0),
     lambda model: memhooks.inspect_paragraph(model, ROWS),
 ]
 

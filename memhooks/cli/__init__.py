@@ -7,6 +7,7 @@ import typer
 from memhooks.cli.audit import audit
 from memhooks.cli.hooks import hooks
 from memhooks.cli.inspect import inspect
+from memhooks.cli.lens import lens
 from memhooks.cli.measure import measure
 from memhooks.cli.study import study
 from memhooks.errors import InputError
@@ -18,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (study, measure, inspect, hooks, audit):  # in the order of --help
+for command in (study, measure, inspect, lens, hooks, audit):  # in the order of --help
     app.command()(command)
 
 

@@ -21,7 +21,7 @@ from memhooks.model.hooks import recorded
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel, window_of
 from memhooks.model.provenance import provenance
-from memhooks.model.replay.clean_run import reachable
+from memhooks.model.replay.block import reachable
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
 

@@ -1,124 +1,190 @@
 """Which prefix tokens carry the continuation? Replace one at a time and see what breaks.
 
-For every prefix position: put a random other token there, score the original
-continuation teacher-forced, and compare with the untouched prefix. EM alone is decided
-by the first continuation token, so NLL rise and position-wise matches stand beside it.
+For every prefix position: put another token there, score the original continuation
+teacher-forced, and compare with the untouched prefix. EM alone is decided by the first
+continuation token, so NLL rise and position-wise matches stand beside it.
 """
+
+from collections.abc import Iterator
 
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from memhooks.errors import InputError
-from memhooks.measure.recitation import exact_match, score_tokens
+from memhooks.measure.damage import damage
+from memhooks.measure.effects import replaced, worst_place
+from memhooks.measure.replacements import Replacement, drawn, uniform
+from memhooks.model.decoding import scored_logits
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
-from memhooks.model.replay.clean_run import TOGETHER, Outcome, clean_run
+from memhooks.model.replay.batches import batches, check_batch_size
+from memhooks.model.replay.clean_run import TOGETHER, CleanRun, Outcome, clean_run, joined, on_cpu
 from memhooks.model.replay.edits import token_edits
-from memhooks.model.replay.replay import Work, joined, replay
-from memhooks.model.watched import has_hooks
+from memhooks.model.replay.exact import leading_hits, replay_exact_match
+from memhooks.model.replay.readers import divergence, divergence_from
+from memhooks.model.replay.replay import Edits, replay
+from memhooks.model.replay.sweep import every
+from memhooks.model.replay.work import Work
+from memhooks.model.watched import has_hooks, refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
 
 
-def perturb(model: HookedModel, paragraphs: Paragraphs, *, seed: int, batch_size: int = 64) -> xr.Dataset:
-    """Replace each prefix token once by a uniformly random other one and score the same continuation.
+def perturb(
+    model: HookedModel,
+    paragraphs: Paragraphs,
+    *,
+    seed: int,
+    replace: Replacement = uniform,
+    n_draws: int = 1,
+    cumulative: bool = False,
+    batch_size: int | None = None,
+) -> xr.Dataset:
+    """Replace each prefix token, position 0 too, and score the same continuation.
+
+    Args:
+        model: a hooked GPT-Neo.
+        paragraphs: memorized ones, or a control.
+        seed: of the replacements.
+        replace: what is put there: `uniform`, `first2sec`, `frequency_matched(counts)`, `from_paragraphs(source)`
+            of `memhooks.measure.replacements`, or a function of your own.
+        n_draws: replacements per position.
+        cumulative: replace all tokens up to the position, not it alone.
+        batch_size: rows per pass; by default what fits into free memory.
 
     Returns:
-        Dataset over `paragraph` and `pos` (the replaced position): `nll_rise` (nats per token),
-        `em_drop` and `match_drop` (tokens), `replacement` (token id), and over `paragraph`
-        the untouched `nll` and `exact_match`.
+        Dataset over `paragraph`, `draw` and `pos` (the replaced position): `nll_rise` (nats per token),
+        `em_drop` and `match_drop` (tokens), `kl` (nats), `replacement` (token id), and over `paragraph`
+        the untouched `nll` and `exact_match`. EM is decided by the first continuation token that breaks.
 
     Raises:
-        InputError: a batch size below one, or paragraphs that the model cannot read.
+        InputError: paragraphs the model cannot read, a batch size or a number of draws below one, or a `replace`
+            that returns no token ids.
     """
-    paragraphs.check(model)
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    replacement = random_replacements(paragraphs.prefix, model.cfg.d_vocab, seed=seed)
-    work = Work()
-    if has_hooks(model):
-        base, after = _scored_by_passes(model, paragraphs, replacement, batch_size)
-    else:
-        base, after = _scored_by_replay(model, paragraphs, replacement, batch_size, work)
-    clean_nll, clean_em, clean_matches = _summary(base)
-    nll, em, matches = (one.reshape(replacement.shape) for one in _summary(after))
-    axes = ("paragraph", "pos")
-    names = {"paragraph": paragraphs.ids, "pos": range(paragraphs.n_prefix)}
+    check_batch_size(batch_size)
+    replacement = drawn(model, paragraphs, replace, seed=seed, n_draws=n_draws)
+    clean, after, work = [], [], Work()
+    for tokens, others in _groups(paragraphs, replacement):
+        if has_hooks(model):
+            base, changed = _by_passes(model, tokens, others, paragraphs.n_prefix, batch_size, cumulative=cumulative)
+        else:
+            run = clean_run(model, tokens, first=paragraphs.n_prefix)
+            base, readers = run.outcome, {"kl": divergence(run)}
+            limit = batches(run, batch_size)
+            changed = replay(run, _edits(run, others, cumulative=cumulative), batches=limit, work=work, readers=readers)
+        clean.append(on_cpu(base))
+        after.append(on_cpu(changed))
+    axes, labels = _axes(paragraphs, n_draws)
+    about = _about(model, paragraphs, replace, cumulative=cumulative) | {"seed": seed} | work.about()
+    found = damage(joined(clean), joined(after), axes, labels)
+    return labelled(about, **found, replacement=Variable(replacement, axes, "token id"))
+
+
+def perturb_exact_match(
+    model: HookedModel,
+    paragraphs: Paragraphs,
+    *,
+    seed: int,
+    replace: Replacement = uniform,
+    n_draws: int = 1,
+    cumulative: bool = False,
+    batch_size: int | None = None,
+) -> xr.Dataset:
+    """The EM drops of `perturb` alone, several times as fast: what follows a miss is not computed.
+
+    Returns:
+        Dataset over `paragraph`, `draw` and `pos`: `em_drop` (tokens) and `replacement` (token id).
+
+    Raises:
+        InputError: as `perturb`, or hooks on the model.
+    """
+    refuse_hooks(model)
+    check_batch_size(batch_size)
+    replacement = drawn(model, paragraphs, replace, seed=seed, n_draws=n_draws)
+    drops, work = [], Work()
+    for tokens, others in _groups(paragraphs, replacement):
+        run = clean_run(model, tokens, first=paragraphs.n_prefix)
+        em = replay_exact_match(
+            run, _edits(run, others, cumulative=cumulative), batches=batches(run, batch_size), work=work
+        )
+        drops.append((leading_hits(run.outcome.hits)[:, None] - em.reshape(len(tokens), -1)).cpu())
+    axes, labels = _axes(paragraphs, n_draws)
+    about = _about(model, paragraphs, replace, cumulative=cumulative) | {"seed": seed} | work.about()
     return labelled(
-        provenance(model, paragraphs.tokens) | {"seed": seed, "n_prefix": paragraphs.n_prefix} | work.about(),
-        nll_rise=Variable(nll - clean_nll[:, None], axes, "nats per continuation token, 0 = no effect", names),
-        em_drop=Variable(clean_em[:, None] - em, axes, "tokens of exact match lost, 0 = no effect"),
-        match_drop=Variable(clean_matches[:, None] - matches, axes, "matching tokens lost, 0 = no effect"),
+        about,
+        em_drop=Variable(
+            torch.cat(drops).reshape(replacement.shape), axes, "tokens of exact match lost, 0 = no effect", labels
+        ),
         replacement=Variable(replacement, axes, "token id"),
-        nll=Variable(clean_nll, ("paragraph",), "nats per continuation token, untouched"),
-        exact_match=Variable(clean_em, ("paragraph",), "tokens before the first miss, untouched"),
     )
-
-
-def random_replacements(
-    prefix: Int[Tensor, "paragraph pos"], d_vocab: int, *, seed: int
-) -> Int[Tensor, "paragraph pos"]:
-    """For each prefix token another one, uniform over the rest of the vocabulary.
-
-    Raises:
-        InputError: the vocabulary has fewer than two tokens.
-    """
-    if d_vocab < 2:
-        raise InputError("a vocabulary of one token has no replacement")
-    generator = torch.Generator().manual_seed(seed)
-    shift = torch.randint(1, d_vocab, prefix.shape, generator=generator)
-    return (prefix + shift) % d_vocab
 
 
 def corrupted(
     paragraphs: Paragraphs, effect: xr.Dataset
 ) -> tuple[Int[Tensor, "paragraph pos"], Int[Tensor, " paragraph"]]:
     """Each paragraph with its most damaging replacement, and where that is (the first of equals)."""
-    at = torch.from_numpy(effect["nll_rise"].values).argmax(dim=1)
-    tokens = paragraphs.tokens.clone()
-    row = torch.arange(len(tokens))
-    tokens[row, at] = torch.from_numpy(effect["replacement"].values)[row, at]
-    return tokens, at
+    draw, at = worst_place(effect)
+    return replaced(paragraphs, effect, torch.arange(len(paragraphs)), draw, at), at
 
 
-def _scored_by_replay(
-    model: HookedModel,
-    paragraphs: Paragraphs,
-    replacement: Int[Tensor, "paragraph n_prefix"],
-    batch_size: int,
-    work: Work,
-) -> tuple[Outcome, Outcome]:
-    """Outcome of the untouched paragraphs and of every replacement, paragraph by paragraph."""
-    n_prefix, base, after = paragraphs.n_prefix, [], []
+def _groups(paragraphs: Paragraphs, replacement: Int[Tensor, "paragraph draw pos"]) -> Iterator[tuple[Tensor, Tensor]]:
     pairs = zip(paragraphs.tokens.split(TOGETHER), replacement.split(TOGETHER), strict=True)
-    for tokens, others in tracked(list(pairs), "perturbing"):
-        run = clean_run(model, tokens, first=n_prefix)
-        row, position = torch.meshgrid(torch.arange(len(tokens)), torch.arange(n_prefix), indexing="ij")
-        edits = token_edits(run, row.flatten(), position.flatten(), others.flatten())
-        base.append(run.outcome)
-        after.append(replay(run, edits, batch_size=batch_size, work=work))
-    return joined(base), joined(after)
+    yield from tracked(list(pairs), "perturbing")
 
 
-def _scored_by_passes(
-    model: HookedModel, paragraphs: Paragraphs, replacement: Int[Tensor, "paragraph n_prefix"], batch_size: int
+def _edits(run: CleanRun, others: Int[Tensor, "paragraph draw pos"], *, cumulative: bool) -> Edits:
+    """One row per paragraph, draw and position, in this order."""
+    others = others.to(run.device)
+    row, draw, position = every(*others.shape, device=run.device)
+    if not cumulative:
+        return token_edits(run, row, position, others[row, draw, position][:, None])
+    prefix = run.tokens[row, : others.shape[2]]
+    up_to = torch.arange(others.shape[2], device=run.device) <= position[:, None]
+    return token_edits(run, row, torch.zeros_like(position), torch.where(up_to, others[row, draw], prefix))
+
+
+@torch.no_grad()
+def _by_passes(
+    model: HookedModel,
+    tokens: Int[Tensor, "paragraph length"],
+    others: Int[Tensor, "paragraph draw pos"],
+    first: int,
+    batch_size: int | None,
+    *,
+    cumulative: bool,
 ) -> tuple[Outcome, Outcome]:
     """The same by full passes, which hooks of others on the model take part in."""
-    n_prefix = paragraphs.n_prefix
-    variants = paragraphs.tokens[:, None].repeat(1, n_prefix, 1)  # [paragraph, replaced position, pos]
-    each = torch.arange(n_prefix)
-    variants[:, each, each] = replacement
-    both = []
-    for rows in (paragraphs.tokens, variants.flatten(0, 1)):
-        passes = list(score_tokens(model, rows, first=n_prefix, batch_size=batch_size))
-        hits = torch.cat([one.predicted for one in passes]) == rows[:, n_prefix:]
-        both.append(Outcome(torch.cat([one.nll for one in passes]), hits))
-    return both[0], both[1]
+    row, draw, position = every(*others.shape)
+    each = torch.arange(others.shape[2])
+    chosen = each <= position[:, None] if cumulative else each == position[:, None]
+    variants = tokens[row].clone()
+    variants[:, :first] = torch.where(chosen, others[row, draw], variants[:, :first])
+
+    def outcome(rows: Tensor, paragraph: Tensor, read: dict) -> tuple[Outcome, Tensor]:
+        rows = rows.to(model.cfg.device)
+        residual = model(rows, stop_at_layer=model.cfg.n_layers)[:, first - 1 : -1]
+        logits = scored_logits(model, residual)
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        nll = logits.logsumexp(-1) - logits.gather(-1, rows[:, first:, None])[..., 0]
+        found = {name: reader(logits, paragraph) for name, reader in read.items()}
+        return Outcome(nll, logits.argmax(-1) == rows[:, first:], found), logits
+
+    clean, logits = outcome(tokens, torch.arange(len(tokens)), {})
+    readers = {"kl": divergence_from(logits)}
+    parts = zip(variants.split(batch_size or 32), row.split(batch_size or 32), strict=True)
+    return clean, joined([outcome(rows, paragraph, readers)[0] for rows, paragraph in parts])
 
 
-def _summary(scores: Outcome) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"], Int[Tensor, " row"]]:
-    """Mean NLL, EM and matches of each row's continuation."""
-    return scores.nll.mean(-1), exact_match(scores.hits), scores.hits.sum(-1)
+def _axes(paragraphs: Paragraphs, n_draws: int) -> tuple[tuple[str, ...], dict]:
+    labels = {"paragraph": paragraphs.ids, "draw": range(n_draws), "pos": range(paragraphs.n_prefix)}
+    return tuple(labels), labels
+
+
+def _about(model: HookedModel, paragraphs: Paragraphs, replace: Replacement, *, cumulative: bool) -> dict[str, object]:
+    return provenance(model, paragraphs.tokens) | {
+        "n_prefix": paragraphs.n_prefix,
+        "replace": getattr(replace, "__name__", type(replace).__name__),
+        "cumulative": int(cumulative),
+    }

@@ -100,7 +100,7 @@ def _resample_fill(model: HookedModel, names: list[str], source: Rows | None, se
         raise InputError("source needs at least 2 rows, or a text that is among them would meet itself")
     with torch.no_grad(), paused(model), recorded(model, names) as others:
         model(source.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
-    order = _cycle(len(source), seed)
+    order = cycle(len(source), seed)
     start, batch, seen = 0, 0, set[str]()
 
     def resample(activation: Tensor, name: str, index: tuple) -> Tensor:
@@ -121,7 +121,7 @@ def _resample_fill(model: HookedModel, names: list[str], source: Rows | None, se
     return resample
 
 
-def _cycle(n: int, seed: int) -> Int[Tensor, " source"]:
+def cycle(n: int, seed: int) -> Int[Tensor, " source"]:
     """A random order in which no row keeps its place (Sattolo's algorithm), so that none meets itself."""
     generator, order = torch.Generator().manual_seed(seed), list(range(n))
     for last in range(n - 1, 0, -1):

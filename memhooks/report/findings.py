@@ -23,8 +23,8 @@ def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
     chosen, judged = slice(0, None, 2), slice(1, None, 2)
     head = most_negative_head(results["attention"]["memorized"].isel(paragraph=chosen))
     quantities: list[tuple[str, str, Quantity]] = [
-        ("NLL rise per replaced prefix token, nats", "perturbation", lambda one: one["nll_rise"].values.mean(1)),
-        ("EM drop per replaced prefix token, tokens", "perturbation", lambda one: one["em_drop"].values.mean(1)),
+        ("NLL rise per replaced prefix token, nats", "perturbation", lambda one: one["nll_rise"].values.mean((1, 2))),
+        ("EM drop per replaced prefix token, tokens", "perturbation", lambda one: one["em_drop"].values.mean((1, 2))),
         ("share of the NLL rise held by the 5 worst prefix tokens", "perturbation", concentration),
         ("centre of mass of |gradient| over layers", "gradients", centre_of_mass),
         (
@@ -83,7 +83,7 @@ def most_negative_head(result: xr.Dataset) -> tuple[int, int]:
 
 def concentration(result: xr.Dataset, *, n_worst: int = 5) -> np.ndarray:
     """Share of a paragraph's NLL rise held by its worst prefix tokens; `n_worst / n_prefix` if evenly spread."""
-    rise = np.clip(result["nll_rise"].values, 0, None)
+    rise = np.clip(result["nll_rise"].mean("draw").values, 0, None)
     return np.sort(rise, axis=1)[:, -n_worst:].sum(1) / np.maximum(rise.sum(1), 1e-12)
 
 
@@ -94,8 +94,7 @@ def centre_of_mass(result: xr.Dataset) -> np.ndarray:
 
 def restored_in_the_middle(result: xr.Dataset) -> np.ndarray:
     """NLL that comes back when the clean residual stream is restored at half depth, as a share of the mean damage."""
-    undone = result["drop_in_nll"].sel(site="resid_pre", layer=result.sizes["layer"] // 2).values
-    return undone / (result["corrupted_nll"] - result["clean_nll"]).values.mean()
+    return result["effect"].sel(site="resid_pre", layer=result.sizes["layer"] // 2).values
 
 
 def _of_head(place: tuple[int, int], judged: slice) -> Quantity:

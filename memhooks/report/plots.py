@@ -124,8 +124,7 @@ def plot_patching(results: Results) -> go.Figure:
     drawing.update_layout(template=TEMPLATE, height=420, title="Restoring the clean activation at the replaced token")
     for column, site in enumerate(sites, start=1):
         for condition, result in results.items():
-            damage = float((result["corrupted_nll"] - result["clean_nll"]).mean())
-            stats = bootstrap_mean(result.sel(site=site)["drop_in_nll"].values / damage, seed=_SEED)
+            stats = bootstrap_mean(result.sel(site=site)["effect"].values, seed=_SEED)
             add_line_(drawing, condition, result["layer"].values.tolist(), *stats, column=column)
     drawing.update_xaxes(title_text="layer")
     return drawing.update_yaxes(title_text="share of the damage undone", col=1)
@@ -175,7 +174,8 @@ def plot_token_nll(tokens: Sequence[str], nll: np.ndarray, n_prefix: int) -> go.
 
 def _add_means_(drawing: go.Figure, results: Results, variable: str, *, along: str) -> go.Figure:
     for condition, result in results.items():
-        stats = bootstrap_mean(result[variable].values, seed=_SEED)
+        per_paragraph = result[variable].mean("draw") if "draw" in result[variable].dims else result[variable]
+        stats = bootstrap_mean(per_paragraph.values, seed=_SEED)
         add_line_(drawing, condition, result[along].values.tolist(), *stats)
     return drawing
 

@@ -44,7 +44,10 @@ def results():
         found["recitation"][name] = recited
         shift = 3.0 if name == "memorized" else 0.0
         perturbed = dataset(
-            rng, shift, nll_rise=(("paragraph", "pos"), (20, 50)), em_drop=(("paragraph", "pos"), (20, 50))
+            rng,
+            shift,
+            nll_rise=(("paragraph", "draw", "pos"), (20, 1, 50)),
+            em_drop=(("paragraph", "draw", "pos"), (20, 1, 50)),
         )
         found["perturbation"][name] = perturbed.assign_coords(pos=range(50))
         gradients = dataset(
@@ -58,7 +61,7 @@ def results():
             rng, 0.0, spearman=(("paragraph", "layer", "head"), (20, 4, 4)), p_value=(("layer", "head"), (4, 4))
         )
         found["attention"][name] = attention.assign_coords(layer=range(4), head=range(4))
-        patching = dataset(rng, shift, drop_in_nll=(("paragraph", "site", "layer"), (20, 2, 4)))
+        patching = dataset(rng, shift, effect=(("paragraph", "site", "layer"), (20, 2, 4)))
         damage = {"clean_nll": ("paragraph", np.zeros(20)), "corrupted_nll": ("paragraph", np.full(20, 2.0))}
         patching = patching.assign(damage)
         found["patching"][name] = patching.assign_coords(site=["resid_pre", "attn_out"], layer=range(4))
@@ -145,9 +148,9 @@ def test_sets_are_summed_up_one_row_each(results):
     assert rows[0]["set"] == "set A, all planted"
 
 
-def test_the_share_undone_is_relative_to_the_mean_damage(results):
+def test_the_share_undone_is_that_of_the_middle_layer(results):
     one = results["patching"]["memorized"]
-    slow = one["drop_in_nll"].values[:, 0, 2] / 2.0
+    slow = one["effect"].values[:, 0, 2]
     assert restored_in_the_middle(one) == pytest.approx(slow)
 
 
@@ -170,7 +173,7 @@ def test_the_head_is_not_judged_on_the_paragraphs_that_chose_it():
 def test_pooled_quantities_equal_their_definitions():
     rise = np.zeros((1, 50))
     rise[0, :10] = 1.0
-    one = xr.Dataset({"nll_rise": (("paragraph", "pos"), rise)})
+    one = xr.Dataset({"nll_rise": (("paragraph", "draw", "pos"), rise[:, None])})
     assert concentration(one).tolist() == [0.5]
     shares = xr.Dataset({"layer_share": (("paragraph", "layer"), [[0.25, 0.25, 0.5]])}, {"layer": [0, 1, 2]})
     assert centre_of_mass(shares).tolist() == [1.25]

@@ -51,8 +51,19 @@ class Layer:
 
     def mlp(self, mid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """What the MLP writes, given the stream between attention and MLP."""
-        hidden = F.linear(self.norm2(mid), self.mlp_in, self.mlp_in_bias)
-        return F.linear(F.gelu(hidden, approximate=self.approximate), self.mlp_out, self.mlp_out_bias)
+        return self.mlp_written(self.mlp_active(self.mlp_hidden(mid)))
+
+    def mlp_hidden(self, mid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_mlp"]:
+        """Hidden units before the activation function (mlp pre)."""
+        return F.linear(self.norm2(mid), self.mlp_in, self.mlp_in_bias)
+
+    def mlp_active(self, hidden: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_mlp"]:
+        """Hidden units after it (mlp post)."""
+        return F.gelu(hidden, approximate=self.approximate)
+
+    def mlp_written(self, active: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_model"]:
+        """What the hidden units write to the stream."""
+        return F.linear(active, self.mlp_out, self.mlp_out_bias)
 
 
 @dataclass(frozen=True)

@@ -4,38 +4,24 @@
    below that layer and before that position is as in the clean run, keys and values included.
 2. Edits of one layer run together as rows of a batch; those that begin at nearby positions share a batch.
 3. Edits that change nothing, or that no scored token can see, are not run at all.
-4. Only scored positions are unembedded; NLL is `logsumexp - gather`.
+4. In the last layer only positions that predict a scored token get more than keys and values.
+5. Only scored positions are unembedded; NLL is `logsumexp - gather`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memhooks.model.replay.clean_run import CleanRun, Outcome, attended, projected, score
+from memhooks.model.replay.batches import Batches
+from memhooks.model.replay.block import KeysValues, run_block
+from memhooks.model.replay.clean_run import CleanRun, Outcome, Reader, score
+from memhooks.model.replay.work import Work, attention_pairs, block_flops, unembed_flops
 
 NEAR = 8
 """Edits that begin this many positions apart still share a batch."""
-
-
-@dataclass
-class Work:
-    """What was computed, and what a full pass per edit would have computed.
-
-    Attributes:
-        block_positions: positions times blocks that ran.
-        naive: those of one full forward pass per edit.
-    """
-
-    block_positions: int = 0
-    naive: int = 0
-
-    def about(self) -> dict[str, object]:
-        """For a result's attributes."""
-        return {"block_positions_run": self.block_positions, "block_positions_of_full_passes": self.naive}
 
 
 @dataclass(frozen=True)
@@ -60,72 +46,136 @@ class Edits:
     @property
     def where(self) -> tuple[Int[Tensor, "row 1"], Int[Tensor, "row span"]]:
         """Row and position of every entry of the stream, for indexing."""
-        return torch.arange(len(self))[:, None], self.position[:, None] + torch.arange(self.stream.shape[1])
+        device = self.position.device
+        span = torch.arange(self.stream.shape[1], device=device)
+        return torch.arange(len(self), device=device)[:, None], self.position[:, None] + span
 
     def select(self, rows: Tensor) -> "Edits":
         """Some of the rows."""
         return Edits(self.layer, self.paragraph[rows], self.position[rows], self.stream[rows])
 
+    def spread(self, run: CleanRun, start: int) -> Float[Tensor, "row pos d_model"]:
+        """The edited stream of every row from `start` to the last position that predicts anything."""
+        low = min(start, int(self.position.min()))  # an edit may begin with positions that it does not change
+        x = run.entering(self.layer)[:, low:][self.paragraph]
+        row, position = self.where
+        x[row, position - low] = self.stream
+        return x[:, start - low : -1]
+
 
 @torch.no_grad()
-def replay(run: CleanRun, edits: Edits, *, batch_size: int = 64, work: Work | None = None) -> Outcome:
-    """Score every edit's paragraph, edit by edit, as a full pass with that edit would."""
-    work = Work() if work is None else work
-    base = run.outcome
-    nll, hits = base.nll[edits.paragraph], base.hits[edits.paragraph]
-    work.naive += len(edits) * len(run.layers) * run.tokens.shape[1]
-    for rows in _batches(run, edits, batch_size):
+def replay(
+    run: CleanRun,
+    edits: Edits,
+    *,
+    batches: Batches | None = None,
+    work: Work | None = None,
+    readers: Mapping[str, Reader] | None = None,
+) -> Outcome:
+    """Score every edit's paragraph, edit by edit, as a full pass with that edit would.
+
+    Args:
+        run: the run that is edited.
+        edits: the rows.
+        batches: how many rows run together.
+        work: counts what is done.
+        readers: further numbers to read off the logits of all scored positions.
+    """
+    work, batches, readers = work or Work(), batches or Batches(64), readers or {}
+    found = _clean(run, readers).select(edits.paragraph)
+    work.add_full_passes(run.weights, len(edits), run.tokens.shape[1])
+
+    def run_rows(rows: Tensor) -> None:
         some = edits.select(rows)
-        start = int(some.position.min())
-        x = _entering(run, some.layer)[:, start:][some.paragraph]
-        row, position = some.where
-        x[row, position - start] = some.stream
-        for number in range(some.layer, len(run.layers)):
-            x = _block(run, number, x, some.paragraph, start)
-            work.block_positions += x.shape[0] * x.shape[1]
+        start = int(first_change(run, some)[0].min())
         begin = max(start, run.first - 1)
-        after = score(run.weights, x[:, begin - start : -1], run.tokens[some.paragraph, begin + 1 :])
-        nll[rows, begin + 1 - run.first :], hits[rows, begin + 1 - run.first :] = after.nll, after.hits
-    return Outcome(nll, hits)
+        stream = _replayed(run, some, start, begin, work)
+        if readers:  # they want all scored positions, and what lies before the edit is clean
+            before = run.final[some.paragraph, run.first - 1 : begin]
+            begin, stream = run.first - 1, torch.cat([before, stream], dim=1)
+        after = score(run, stream, some.paragraph, begin=begin, readers=readers)
+        work.flops += unembed_flops(run.weights, stream.shape[0] * stream.shape[1])
+        scored = slice(begin + 1 - run.first, None)
+        found.nll[rows, scored], found.hits[rows, scored] = after.nll, after.hits
+        for name, values in after.read.items():
+            found.read[name][rows] = values
+
+    for rows in nearby(run, edits, work):
+        batches.run(rows, run_rows)
+    work.rows_per_batch = batches.rows
+    return found
 
 
-def joined(scores: Sequence[Outcome]) -> Outcome:
-    """The rows of several, in order, on the CPU."""
-    return Outcome(torch.cat([one.nll.cpu() for one in scores]), torch.cat([one.hits.cpu() for one in scores]))
+def _clean(run: CleanRun, readers: Mapping[str, Reader]) -> Outcome:
+    if not readers:
+        return run.outcome
+    everyone = torch.arange(len(run.tokens), device=run.device)
+    return score(run, run.final[:, run.first - 1 : -1], everyone, begin=run.first - 1, readers=readers)
 
 
-def _batches(run: CleanRun, edits: Edits, batch_size: int) -> Iterator[Int[Tensor, " row"]]:
-    """Rows that must run, in batches that begin at nearby positions; the order is fixed by the edits alone."""
-    there = _entering(run, edits.layer)[edits.paragraph[:, None], edits.where[1]]
-    differs = (there != edits.stream).any(-1).any(-1)
-    # After the last layer a position is seen by its own prediction alone; the last position predicts nothing.
-    seen = edits.position < run.tokens.shape[1] - 1
-    if edits.layer == len(run.layers):
-        seen &= edits.position + edits.stream.shape[1] >= run.first
-    rows = (differs & seen).nonzero()[:, 0]
-    rows = rows[edits.position[rows].argsort(stable=True)]
+def _replayed(run: CleanRun, edits: Edits, start: int, begin: int, work: Work) -> Float[Tensor, "row pos d_model"]:
+    """The final stream from `begin` on."""
+    x, n_layers = edits.spread(run, start), len(run.layers)
+    if edits.layer == n_layers:
+        return x[:, begin - start :]
+    for number in range(edits.layer, n_layers):
+        layer = run.weights.layers[number]
+        cut = begin - start if number == n_layers - 1 else 0
+        low, past = clean_past(run, number, edits.paragraph, start)
+        n_rows, n_in = x.shape[:2]
+        x, (keys, _) = run_block(layer, x, past, start=start, low=low, cut=cut)
+        work.block_positions += n_rows * n_in
+        work.flops += n_rows * block_flops(layer, n_in, n_in - cut, (n_in - cut) * keys.shape[2])
+    return x
+
+
+def clean_past(run: CleanRun, number: int, paragraph: Int[Tensor, " row"], start: int) -> tuple[int, KeysValues]:
+    """The clean keys and values before `start` that a layer can still see, and the position of the first."""
+    window, clean = run.weights.layers[number].window, run.layers[number]
+    low = 0 if window is None else max(0, start - window + 1)
+    return low, (clean.keys[paragraph, :, low:start], clean.values[paragraph, :, low:start])
+
+
+def first_change(run: CleanRun, edits: Edits) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"], Bool[Tensor, " row"]]:
+    """First and last position at which each row differs from the clean run, and whether it differs at all."""
+    there = run.entering(edits.layer)[edits.paragraph[:, None], edits.where[1]]
+    differs = (there != edits.stream).any(-1).int()
+    first = edits.position + differs.argmax(1)
+    last = edits.position + differs.shape[1] - 1 - differs.flip(1).argmax(1)
+    return first, last, differs.any(1)
+
+
+def nearby(run: CleanRun, edits: Edits, work: Work) -> Iterator[Int[Tensor, " row"]]:
+    """Rows that must run, in groups that begin at nearby positions; the order is fixed by the edits alone."""
+    first, last, differs = first_change(run, edits)
+    final, weights = run.tokens.shape[1] - 1, run.weights
+    # The last position predicts nothing. After the last layer a position is seen by its own prediction
+    # alone, in a local layer by the window after it.
+    windows = [layer.window for layer in weights.layers[edits.layer :]]
+    seen = differs & (first < final)
+    if None not in windows:
+        seen &= last + sum(window - 1 for window in windows if window) >= run.first - 1
+    rows = seen.nonzero()[:, 0]
+    rows = rows[first[rows].argsort(stable=True)]
+    _add_floor(run, edits.layer, first[rows].tolist(), work)
     begin = 0
+    starts = first[rows].tolist()
     for end in range(1, len(rows) + 1):
-        full = end - begin == batch_size
-        far = end < len(rows) and edits.position[rows[end]] - edits.position[rows[begin]] >= NEAR
-        if end == len(rows) or full or far:
+        if end == len(rows) or starts[end] - starts[begin] >= NEAR:
             yield rows[begin:end]
             begin = end
 
 
-def _entering(run: CleanRun, layer: int) -> Float[Tensor, "paragraph pos d_model"]:
-    return run.final if layer == len(run.layers) else run.layers[layer].pre
-
-
-def _block(
-    run: CleanRun, number: int, x: Float[Tensor, "row pos d_model"], paragraph: Int[Tensor, " row"], start: int
-) -> Float[Tensor, "row pos d_model"]:
-    """One layer on the positions from `start` on, with the clean run's keys and values before them."""
-    layer, clean = run.weights.layers[number], run.layers[number]
-    q, keys, values = projected(layer, x)
-    low = 0 if layer.window is None else max(0, start - layer.window + 1)
-    past = slice(low, start)
-    keys = torch.cat([clean.keys[paragraph, :, past], keys], dim=2)
-    values = torch.cat([clean.values[paragraph, :, past], values], dim=2)
-    mid = x + F.linear(attended(layer, q, keys, values, start=start, low=low), layer.out, layer.out_bias)
-    return mid + layer.mlp(mid)
+def _add_floor(run: CleanRun, layer: int, starts: list[int], work: Work) -> None:
+    n_pos, n_layers = run.tokens.shape[1], len(run.layers)
+    cost: dict[int, tuple[int, int]] = {}
+    for start in starts:
+        if start not in cost:
+            n_in, n_out = n_pos - 1 - start, n_pos - 1 - max(start, run.first - 1)
+            flops = unembed_flops(run.weights, n_out)
+            for number in range(layer, n_layers):
+                some, own = n_out if number == n_layers - 1 else n_in, run.weights.layers[number]
+                flops += block_flops(own, n_in, some, attention_pairs(some, n_pos - 1, own.window))
+            cost[start] = n_in * (n_layers - layer), flops
+        work.floor_block_positions += cost[start][0]
+        work.floor_flops += cost[start][1]

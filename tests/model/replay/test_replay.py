@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memhooks.model.loading import load_model
+from memhooks.model.replay.batches import Batches
 from memhooks.model.replay.clean_run import clean_run
 from memhooks.model.replay.layouts import layouts
-from memhooks.model.replay.replay import Edits, Work, replay
+from memhooks.model.replay.replay import Edits, replay
+from memhooks.model.replay.work import Work
 from tests.conftest import tiny_neo
 
 FIRST = 10
@@ -55,7 +57,7 @@ def random_edits(layer, n, d_model, dtype, seed, span=1):
 def test_edits_of_any_layer_and_position_equal_full_passes_with_a_hook(neo, layer, span, dtype, processed):
     model = load_model(neo, dtype=dtype, processed=processed)
     tokens, edits = random_tokens(), random_edits(layer, 12, 32, dtype, seed=layer, span=span)
-    scores = replay(clean_run(model, tokens, first=FIRST), edits, batch_size=5)
+    scores = replay(clean_run(model, tokens, first=FIRST), edits, batches=Batches(5))
     nll, hits = naive(model, tokens, edits)
     torch.testing.assert_close(scores.nll, nll, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert torch.equal(scores.hits, hits)
@@ -73,7 +75,7 @@ def test_edits_of_any_layer_and_position_equal_full_passes_with_a_hook(neo, laye
 def test_any_tiny_model_window_and_batch_size(window, layers, heads, layer, seed, batch_size):
     model = load_model(tiny_neo(seed=seed, window=window, layers=layers, heads=heads), dtype=torch.float64)
     tokens, edits = random_tokens(seed=seed), random_edits(layer, 6, 32, torch.float64, seed)
-    scores = replay(clean_run(model, tokens, first=FIRST), edits, batch_size=batch_size)
+    scores = replay(clean_run(model, tokens, first=FIRST), edits, batches=Batches(batch_size))
     nll, hits = naive(model, tokens, edits)
     torch.testing.assert_close(scores.nll, nll, rtol=1e-9, atol=1e-9)
     assert torch.equal(scores.hits, hits)
@@ -108,19 +110,19 @@ def test_edits_that_change_nothing_or_are_never_seen_cost_nothing(model):
     base = replay(run, same, work=work)
     assert torch.equal(replay(run, unseen, work=work).nll, base.nll)
     assert work.block_positions == 0
-    assert work.naive == 4 * 4 * 20
+    assert work.naive_block_positions == 4 * 4 * 20
 
 
 def test_only_layers_above_and_positions_from_the_edit_on_are_run(model):
     run, work = clean_run(model, random_tokens(), first=FIRST), Work()
     replay(run, Edits(2, torch.tensor([0]), torch.tensor([7]), torch.zeros(1, 1, 32)), work=work)
-    assert work.block_positions == 2 * (20 - 7)
+    assert work.block_positions == work.floor_block_positions == 2 * (19 - 7)
 
 
 def test_results_do_not_depend_on_which_edits_run_together(model):
     run = clean_run(model, random_tokens(), first=FIRST)
     edits = random_edits(1, 30, 32, torch.float32, seed=5)
-    together = replay(run, edits, batch_size=30)
+    together = replay(run, edits, batches=Batches(30))
     alone = [replay(run, edits.select(torch.tensor([row]))) for row in range(30)]
     torch.testing.assert_close(together.nll, torch.cat([one.nll for one in alone]), rtol=1e-5, atol=1e-5)
-    assert torch.equal(replay(run, edits, batch_size=30).nll, together.nll)
+    assert torch.equal(replay(run, edits, batches=Batches(30)).nll, together.nll)

@@ -1,0 +1,200 @@
+"""`memhooks lens`."""
+
+# Heavy imports stay inside the functions, so that --help answers at once.
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memhooks.cli.options import Model, check_ending
+from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, load_sets
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import ArrayLike
+
+    from memhooks.paragraphs.paragraphs import Paragraphs
+
+_N_WRITERS, _N_HEADS = 8, 5
+Row = dict[str, object]
+Results = Mapping[str, "xr.Dataset"]
+
+
+def lens(
+    paragraphs: Memorized = "A",
+    control: Control = "C",
+    model: Model = "organism",
+    n: Size = 16,
+    seed: Seed = 0,
+    any_rows: AnyRows = False,
+    figure: Annotated[Path | None, typer.Option(help="Write both figures to this .html file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree: memorized/lens, ...")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the tables as JSON, every number as [mean, low, high].")
+    ] = False,
+) -> None:
+    """From which layer on is the recited token decided, and which heads write it?
+
+    A logit lens ends the model early: final norm and unembedding read the residual stream after each block, as if
+    no block followed. Where the true token's NLL falls, its prediction is being made. A token is decided at the
+    depth from which on the model's final choice is on top at every later depth, too.
+
+    The final logits are also split into what each head, MLP and bias adds to the true token directly, against
+    the vocabulary's mean. A head that acts only through later ones writes nothing itself.
+
+    The control is text that the model does not recite. Whatever looks the same there is how the model predicts any
+    text, not how it recites.
+
+    Examples: `memhooks lens`;
+    `memhooks lens --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --figure lens.html`
+    """
+    check_ending(figure, ".html")
+    check_ending(out, ".nc")
+
+    from memhooks.model.export import check_output_file
+
+    for path in (figure, out):
+        if path is not None:
+            check_output_file(path)
+
+    from memhooks.localize.direct_effects import direct_effects
+    from memhooks.localize.logit_lens import logit_lens
+
+    loaded, sets = load_sets(model, paragraphs, control, n=n, seed=seed, any_rows=any_rows)
+    lenses = {name: logit_lens(loaded, rows) for name, rows in sets.items()}
+    effects = {name: direct_effects(loaded, rows) for name, rows in sets.items()}
+    sources = {"memorized": paragraphs, "control": control}
+    about = f"{model}; " + ", ".join(f"{name}: {len(rows)} of {sources[name]}" for name, rows in sets.items())
+    _save(out, lenses, effects)
+    _draw(figure, about, lenses, effects)
+    found = {
+        "decided_after": {
+            name: _intervals(one["decided"].mean("pos"), sets[name], seed) for name, one in lenses.items()
+        },
+        "depths": _depths(lenses, sets, seed),
+        **_writers(effects, sets, seed),
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        _print(about, found)
+
+
+def _depths(lenses: Results, sets: "Mapping[str, Paragraphs]", seed: int) -> list[Row]:
+    """By blocks run: NLL and share decided, as [mean, low, high] for each set."""
+    from memhooks.localize.logit_lens import share_decided
+
+    columns = {
+        f"{what} {name}": _intervals(values, sets[name], seed)
+        for what, one in (("NLL", lambda result: result["nll"].mean("pos")), ("decided", share_decided))
+        for name, values in ((name, one(result)) for name, result in lenses.items())
+    }
+    depths = lenses["memorized"]["layer"].values.tolist()
+    return [{"blocks": depth} | {name: ends[depth] for name, ends in columns.items()} for depth in depths]
+
+
+def _writers(effects: Results, sets: "Mapping[str, Paragraphs]", seed: int) -> dict[str, list[Row]]:
+    """What writes most on memorized text, of all parts and of the heads, as [mean, low, high] for each set."""
+    from memhooks.localize.direct_effects import by_part, strongest
+
+    memorized = effects["memorized"]
+    chosen = {
+        "writers": [str(row["part"]) for row in strongest(memorized, n=_N_WRITERS)] + ["all parts"],
+        "heads": [str(row["part"]) for row in strongest(memorized, n=_N_HEADS, among="heads")] + ["all heads"],
+    }
+    parts = {
+        name: by_part(one) | {"all parts": one["total"].values, "all heads": one["heads"].sum(("layer", "head")).values}
+        for name, one in effects.items()
+    }
+    return {
+        kind: [
+            Row(part=part) | {name: _intervals(one[part], sets[name], seed) for name, one in parts.items()}
+            for part in names
+        ]
+        for kind, names in chosen.items()
+    }
+
+
+def _intervals(values: "ArrayLike", rows: "Paragraphs", seed: int) -> list:
+    """[mean, low, high] over paragraphs for each entry of the other axis; near-duplicates count once."""
+    import numpy as np
+
+    from memhooks.measure.intervals import bootstrap_mean
+    from memhooks.paragraphs.splits import clusters
+
+    ends = np.stack(bootstrap_mean(np.asarray(values), seed=seed, clusters=clusters(rows).numpy()), axis=-1)
+    return np.where(np.isnan(ends), np.array(None), ends).tolist()  # one paragraph has no interval, and JSON no NaN
+
+
+def _print(about: str, found: "Mapping[str, Any]") -> None:
+    from rich.box import SIMPLE_HEAD
+
+    from memhooks.terminal import print_table, say
+
+    say(f"{about}; means [95 % interval over paragraphs]")
+    for name, ends in found["decided_after"].items():
+        say(f"{name}: the final choice is decided after {_shown(ends)} blocks on average")
+    titles = {
+        "depths": "If the model ended after so many blocks (0 = embeddings alone)",
+        "writers": "Strongest writers: logits added to the true token",
+        "heads": "Strongest heads among the writers",
+    }
+    for table, title in titles.items():
+        print_table(title, [_printable(row, table) for row in found[table]], box=SIMPLE_HEAD)
+
+
+def _printable(row: Row, table: str) -> Row:
+    return {
+        key: value if not isinstance(value, list) else _shown(value, key if table == "depths" else "effect")
+        for key, value in row.items()
+    }
+
+
+def _shown(ends: "Sequence[float | None]", what: str = "") -> str:
+    """Short enough for four columns in 80 characters."""
+    if what.startswith("decided"):
+        mean, low, high = ("?" if one is None else f"{one:.0%}" for one in ends)
+        return f"{mean} [{low.rstrip('%')},{high.rstrip('%')}]"
+    sign = "+" if what == "effect" else ""
+    return "{} [{},{}]".format(*("?" if one is None else f"{one:{sign}.{1 if abs(one) >= 10 else 2}f}" for one in ends))
+
+
+def _save(path: Path | None, lenses: Results, effects: Results) -> None:
+    if path is None:
+        return
+    import xarray as xr
+
+    from memhooks.model.labelled import save_result
+
+    kinds = {"lens": lenses, "direct_effects": effects}
+    groups = {f"{name}/{kind}": result for kind, results in kinds.items() for name, result in results.items()}
+    save_result(xr.DataTree.from_dict(groups), path)
+    sys.stderr.write(f"written: {path}\n")
+
+
+def _draw(path: Path | None, about: str, lenses: Results, effects: Results) -> None:
+    if path is None:
+        return
+    from memhooks.report.lens_plots import plot_direct_effects, plot_logit_lens
+    from memhooks.report.page import Section, write_report
+
+    decided = (
+        "Final norm and unembedding read the residual stream after each block, as if none followed. A token is "
+        "decided from the depth on at which the model's final choice is on top and stays there. Bands: 95 % intervals "
+        "over paragraphs."
+    )
+    written = (
+        "What each head and MLP adds, past all later blocks, to the true token's logit against the vocabulary's mean. "
+        "What looks the same in the control is how the model predicts any text. Means over paragraphs."
+    )
+    sections = [
+        Section("From which layer on is the token decided?", [decided], figures=[plot_logit_lens(lenses)]),
+        Section("Which parts write it?", [written], figures=[plot_direct_effects(effects)]),
+    ]
+    write_report(path, title="memhooks lens", lead=about, sections=sections)
+    sys.stderr.write(f"written: {path}\n")

@@ -1,0 +1,96 @@
+"""What does the model say after a perturbed prefix? It may leave the text, and come back to it.
+
+A rise in NLL is measured with the true continuation before the model's eyes at every step. Here
+the model decodes freely from the perturbed prefix, and what it says is compared with the
+original continuation position by position: recitation dies, resumes, or was never disturbed.
+"""
+
+from typing import Literal
+
+import torch
+import xarray as xr
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from memhooks.errors import InputError
+from memhooks.measure.effects import EFFECT_AXES, check_effect, replaced, worst_place
+from memhooks.measure.recitation import exact_match, with_own_continuation
+from memhooks.model.labelled import Variable, labelled
+from memhooks.model.loading import HookedModel
+from memhooks.model.provenance import provenance
+from memhooks.paragraphs.paragraphs import Paragraphs
+
+__all__ = ["DIES_BELOW", "perturbed_continuations", "worst_place"]
+
+DIES_BELOW = 0.2
+"""Share of original tokens below which recitation has died."""
+
+
+def perturbed_continuations(
+    model: HookedModel,
+    paragraphs: Paragraphs,
+    effect: xr.Dataset,
+    *,
+    at: Literal["worst", "every"] = "worst",
+    batch_size: int = 64,
+) -> xr.Dataset:
+    """Decode greedily after prefixes with one token replaced, and compare with the original continuation.
+
+    Args:
+        model: a hooked GPT-Neo.
+        paragraphs: those that were perturbed.
+        effect: what `perturb` returned; it names the replacements.
+        at: at each paragraph's `worst_place` alone, or at `every` position and draw: as many decodings
+            as there are replacements.
+        batch_size: prefixes per decoding.
+
+    Returns:
+        Dataset over `paragraph` (for every place also `draw` and `pos`): `match` (share of positions that
+        equal the original's), `dies` (whether fewer than a fifth do), `resumes` (whether it differs somewhere
+        and its last fifth, of at least one token, still equals the original's), `first_miss` (tokens before
+        the first difference, all of them if there is none).
+
+    Raises:
+        InputError: an unknown `at`, a batch size below one, paragraphs that the model cannot read, or an
+            effect of others.
+    """
+    if at not in ("worst", "every"):
+        raise InputError(f"at must be 'worst' or 'every', got {at!r}")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_effect(effect, paragraphs.check(model))
+    axes = EFFECT_AXES if at == "every" else EFFECT_AXES[:1]
+    row, draw, pos = _places(effect, at)
+    edited = Paragraphs(replaced(paragraphs, effect, row, draw, pos), paragraphs.n_prefix)
+    said = with_own_continuation(model, edited, batch_size=batch_size).continuation
+    hits = (said == paragraphs.continuation[row]).reshape(*(effect.sizes[axis] for axis in axes), -1)
+    return labelled(
+        provenance(model, paragraphs.tokens)
+        | {"at": at, "n_prefix": paragraphs.n_prefix, "n_continuation": paragraphs.n_continuation},
+        **_compared(hits, axes, {axis: effect[axis].values.tolist() for axis in axes}),
+    )
+
+
+def _places(
+    effect: xr.Dataset, at: Literal["worst", "every"]
+) -> tuple[Int[Tensor, " variant"], Int[Tensor, " variant"], Int[Tensor, " variant"]]:
+    """Paragraph, draw and position of each replacement to decode after."""
+    rows = torch.arange(effect.sizes["paragraph"])
+    if at == "worst":
+        return rows, *worst_place(effect)
+    n_draws, n_prefix = effect.sizes["draw"], effect.sizes["pos"]
+    place = torch.cartesian_prod(rows, torch.arange(n_draws), torch.arange(n_prefix))
+    return place[:, 0], place[:, 1], place[:, 2]
+
+
+def _compared(hits: Bool[Tensor, "*place pos"], axes: tuple[str, ...], labels: dict[str, list]) -> dict[str, Variable]:
+    n = hits.shape[-1]
+    n_last = max(1, n // 5)
+    match = hits.sum(-1).double() / n  # in double precision a fifth of the tokens is exactly DIES_BELOW
+    resumes = hits[..., -n_last:].all(-1) & ~hits.all(-1)
+    return {
+        "match": Variable(match, axes, f"share of {n} positions with the original token, 0 = none", labels),
+        "dies": Variable(match < DIES_BELOW, axes, f"whether match is below {DIES_BELOW}"),
+        "resumes": Variable(resumes, axes, f"whether it leaves the original and says its last {n_last} tokens"),
+        "first_miss": Variable(exact_match(hits), axes, f"tokens before the first difference, {n} = none"),
+    }

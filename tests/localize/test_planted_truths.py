@@ -1,0 +1,111 @@
+"""A model built by hand, in which one head copies one prefix token into the whole continuation: all must find it.
+
+Token t has the unit vector t, position p the unit vector 32 + p. Head 1 of layer 1 attends to position 5
+wherever it stands and writes that token's vector; nothing else writes anything.
+"""
+
+import pytest
+import torch
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+import memhooks
+from memhooks.paragraphs.paragraphs import Paragraphs
+
+PLACE, LAYER, HEAD, N_TOKENS = 5, 1, 1, 32
+
+
+@pytest.fixture(scope="module")
+def copier():
+    config = GPTNeoConfig(
+        vocab_size=N_TOKENS,
+        hidden_size=64,
+        num_layers=4,
+        num_heads=2,
+        attention_types=[[["global", "local"], 2]],
+        window_size=30,
+        max_position_embeddings=32,
+        intermediate_size=8,
+    )
+    neo = GPTNeoForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, weight in neo.named_parameters():
+            weight.fill_(1.0 if "ln" in name and name.endswith("weight") else 0.0)
+        neo.transformer.wte.weight[:, :N_TOKENS] = torch.eye(N_TOKENS)
+        neo.transformer.wpe.weight[:24, N_TOKENS:56] = torch.eye(24)
+        attention, own = neo.transformer.h[LAYER].attn.attention, slice(32 * HEAD, 32 * HEAD + 32)
+        neo.transformer.h[LAYER].ln_1.bias[63] = 1  # a constant, from which every query is made
+        attention.q_proj.weight[32 * HEAD, 63] = 1
+        attention.k_proj.weight[32 * HEAD, N_TOKENS + PLACE] = 4
+        attention.v_proj.weight[own, :N_TOKENS] = torch.eye(N_TOKENS)
+        attention.out_proj.weight[:N_TOKENS, own] = 2 * torch.eye(N_TOKENS)
+    return memhooks.load_model(neo)
+
+
+@pytest.fixture(scope="module")
+def recited():
+    tokens = torch.randint(N_TOKENS, (5, 24), generator=torch.Generator().manual_seed(0))
+    tokens[:, 12:] = tokens[:, [PLACE]]
+    return Paragraphs(tokens, n_prefix=12)
+
+
+@pytest.fixture(scope="module")
+def effect(copier, recited):
+    return memhooks.perturb(copier, recited, seed=0, n_draws=2)
+
+
+def test_it_recites(copier, recited):
+    assert memhooks.recitation(copier, recited)["full_match"].values.all()
+
+
+def test_one_prefix_token_carries_the_continuation(copier, recited, effect):
+    em = effect["em_drop"].mean("draw")
+    assert (em.sel(pos=PLACE).values == 12).all()
+    assert (em.drop_sel(pos=PLACE).values == 0).all()
+    assert (effect["nll_rise"].argmax("pos").values == PLACE).all()
+    made = memhooks.perturbed_continuations(copier, recited, effect)
+    assert made["dies"].values.all()
+    pairs = memhooks.make_pairs(copier, recited, effect)
+    assert pairs.position.tolist() == [PLACE] * 5
+    assert pairs.impact.tolist() == [12] * 5
+
+
+def test_cumulative_replacement_breaks_it_exactly_when_it_reaches_the_token(copier, recited):
+    found = memhooks.perturb(copier, recited, seed=0, cumulative=True)["em_drop"].isel(draw=0)
+    assert (found.sel(pos=slice(0, PLACE - 1)).values == 0).all()
+    assert (found.sel(pos=slice(PLACE, None)).values == 12).all()
+
+
+def test_the_one_head_that_moves_it_is_found_by_every_way_of_patching(copier, recited, effect):
+    pairs = memhooks.make_pairs(copier, recited, effect)
+    for direction in ("denoising", "noising"):
+        found = memhooks.patch_pairs(copier, pairs, sites=("v", "z", "q", "k"), direction=direction)
+        mean = found["logit_effect"].mean("paragraph")
+        assert float(mean.sel(site="v", layer=LAYER, head=HEAD)) > 0.9
+        others = mean.where((mean["layer"] != LAYER) | (mean["head"] != HEAD), 0)
+        assert float(abs(others).max()) < 1e-3
+        assert float(abs(mean.sel(site=["q", "k"])).max()) < 1e-3  # it attends there whatever stands there
+    tokens = pairs.tokens_with_clean_continuation
+    places = memhooks.patch(copier, recited, tokens, sites=("resid_pre",))["effect"].mean("paragraph").isel(site=0)
+    assert float(places.sel(layer=LAYER, pos=PLACE)) == pytest.approx(1, abs=1e-4)
+    assert float(abs(places.sel(layer=[LAYER + 1, LAYER + 2], pos=PLACE)).max()) < 1e-4  # moved on by then
+    first = memhooks.screen_then_verify(copier, recited, tokens, k=1, sites=("v",)).cells[0]
+    assert (first.layer, first.head, first.position) == (LAYER, HEAD, PLACE)
+
+
+def test_the_one_head_is_found_by_ablation_and_lens(copier, recited):
+    worth = memhooks.silence_heads(copier, recited)["nll_rise"].mean("paragraph")
+    assert worth.stack(part=("layer", "head")).idxmax().item() == (LAYER, HEAD)
+    assert float(abs(worth.where((worth["layer"] != LAYER) | (worth["head"] != HEAD), 0)).max()) == 0
+    layers = memhooks.ablate_each(copier, recited, **memhooks.every_layer(copier))["nll_rise"].mean("paragraph")
+    assert layers["row"].values[int(layers.values.argmax())] == f"attention {LAYER}"
+    # Later tokens of the continuation stand behind an equal one, which the embeddings alone predict.
+    assert (memhooks.logit_lens(copier, recited)["decided"].isel(pos=0).values == LAYER + 1).all()
+    direct = memhooks.direct_effects(copier, recited)["heads"].mean("paragraph")
+    assert direct.stack(part=("layer", "head")).idxmax().item() == (LAYER, HEAD)
+
+
+def test_the_edge_that_carries_it_is_found(copier, recited):
+    edges = [(LAYER, HEAD, 11, key) for key in range(8)]
+    em = memhooks.ablate_each(copier, recited, edges=edges)["match_drop"].mean("paragraph").values
+    assert em.argmax() == PLACE
+    assert (em[[0, 1, 2, 3, 4, 6, 7]] == 0).all()

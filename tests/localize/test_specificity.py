@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from memhooks.errors import InputError
+from memhooks.localize.each_part import ablate_each, silence_heads
+from memhooks.localize.specificity import best_first, specificity
+from memhooks.measure.intervals import bootstrap_difference
+
+
+@pytest.fixture
+def results(model, paragraphs):
+    one, other = paragraphs.select(slice(0, 4)), paragraphs.select(slice(4, 6))
+    return {"memorized": silence_heads(model, one), "control": silence_heads(model, other)}
+
+
+def test_columns_are_means_and_differences_of_the_sets(results):
+    found = specificity(results, seed=3)
+    rises = {name: one["nll_rise"] for name, one in results.items()}
+    for part in ("L0H0", "L2H3"):
+        layer, head = int(part[1]), int(part[3])
+        own = {name: one.sel(layer=layer, head=head).values.astype(float) for name, one in rises.items()}
+        row = found.sel(row=part)
+        assert float(row["memorized"]) == pytest.approx(own["memorized"].mean())
+        mean, low, high = bootstrap_difference(own["memorized"], own["control"], seed=3)
+        for name, value in (("", mean), ("_low", low), ("_high", high)):
+            assert float(row[f"more_than_control{name}"]) == pytest.approx(float(value))
+
+
+def test_p_is_the_share_of_parts_with_as_large_a_difference(results):
+    found = specificity(results)
+    more = found["more_than_control"].values
+    slow = [np.mean([other >= one for other in more]) for one in more]
+    assert found["p_more_than_control"].values == pytest.approx(slow)
+    assert found["p_more_than_control"].values.min() == 1 / 16
+
+
+def test_the_order_is_by_mean_worth(model, paragraphs, results):
+    order = best_first(results["memorized"])
+    mean = results["memorized"]["nll_rise"].mean("paragraph")
+    values = [float(mean.sel(layer=int(name[1]), head=int(name[3]))) for name in order]
+    assert values == sorted(values, reverse=True)
+    layers = ablate_each(model, paragraphs, mlp_layers=[0, 1, 2, 3])
+    assert best_first(layers)[0] == f"MLP {int(layers['nll_rise'].mean('paragraph').values.argmax())}"
+
+
+@pytest.mark.parametrize("names", [["memorized"], ["control"], []])
+def test_a_set_and_a_control_are_needed(results, names):
+    with pytest.raises(InputError, match="specificity needs 'memorized' and a control"):
+        specificity({name: results[name] for name in names})
+
+
+def test_the_parts_must_be_the_same(model, paragraphs, results):
+    with pytest.raises(InputError, match="must be results for the same parts"):
+        specificity({"memorized": results["memorized"], "control": ablate_each(model, paragraphs, mlp_layers=[0])})
