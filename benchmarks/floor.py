@@ -32,8 +32,8 @@ def matrix_rate(device: Device = "cpu", dtype: torch.dtype = torch.float32) -> f
     """FLOP/s of a matrix product of the MLP's shape: the best of five rounds."""
     n_rows, n_in, n_out = (2048, 768, 3072) if torch.device(device).type == "cpu" else (16384, 4096, 4096)
     one, other = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((n_rows, n_in), (n_in, n_out)))
-    times = [measured(lambda: [one @ other for _ in range(10)], device)[1].seconds for _ in range(6)]
-    return 10 * 2.0 * n_rows * n_in * n_out / min(times[1:])
+    times = [measured(lambda: [one @ other for _ in range(3)], device)[1].seconds for _ in range(6)]
+    return 3 * 2.0 * n_rows * n_in * n_out / min(times[1:])
 
 
 def measured(function: Callable[[], T], device: Device = "cpu") -> tuple[T, Cost]:

@@ -43,9 +43,17 @@ def head_position_setter(corrupted: Tensor, index: Sequence[int], clean: Tensor)
 
 @torch.no_grad()
 def zeroed_heads(
-    model: HookedModel, tokens: Int[Tensor, "paragraph pos"], heads: Sequence[tuple[int, int]], *, first: int
+    model: HookedModel,
+    tokens: Int[Tensor, "paragraph pos"],
+    heads: Sequence[tuple[int, int]],
+    *,
+    first: int,
+    sparing: bool,
 ) -> Float[Tensor, "paragraph head"]:
-    """NLL of the continuation without each head: one full pass with a hook per head."""
+    """NLL of the continuation without each head: one full pass with a hook per head.
+
+    A plain loop takes the log-softmax at all positions, a sparing one only where it is wanted.
+    """
     found = []
     for layer, head in heads:
 
@@ -54,7 +62,10 @@ def zeroed_heads(
             return z
 
         logits = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", zero)])
-        found.append(_nll(logits[:, first - 1 : -1], tokens[:, first:]).mean(-1))
+        if sparing:
+            found.append(_nll(logits[:, first - 1 : -1], tokens[:, first:]).mean(-1))
+        else:
+            found.append(_nll(logits[:, :-1], tokens[:, 1:])[:, first - 1 :].mean(-1))
     return torch.stack(found, dim=1)
 
 
@@ -66,6 +77,8 @@ def generated(
 
     Without a tokenizer TransformerLens 3.9 misplaces the new tokens; that costs the same time.
     """
+    if model.tokenizer is not None and model.tokenizer.pad_token is None:
+        model.tokenizer.pad_token = model.tokenizer.eos_token  # as TransformerLens does for models it loads itself
     settings = {"do_sample": False, "stop_at_eos": False, "use_past_kv_cache": True, "verbose": False}
     parts = [model.generate(rows, max_new_tokens=n_tokens, **settings) for rows in prefixes.split(batch_size)]
     return torch.cat(parts)[:, prefixes.shape[1] :]

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GPTNeoForCausalLM
 
+from benchmarks.floor import matrix_rate
 from memhooks.measure.recitation import recitation
 from memhooks.model.components import component_parameters
 from memhooks.model.loading import HookedModel, asset, load_model
@@ -54,12 +55,6 @@ def flops(model: HookedModel, paragraphs: Paragraphs) -> float:
     """Multiplications and additions that must be done."""
     blocks = sum(weight.numel() for weight in component_parameters(model).values()) * paragraphs.tokens.shape[1]
     return 2.0 * len(paragraphs) * (blocks + model.cfg.d_model * model.cfg.d_vocab * paragraphs.n_continuation)
-
-
-def matrix_rate(size: int = 1024) -> float:
-    """The machine's float32 matrix rate in FLOP/s, at the present number of threads."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    return 2.0 * size**3 / best_of(lambda: a @ b, repeats=20)
 
 
 def best_of(way: Callable[[], object], *, repeats: int = 3) -> float:

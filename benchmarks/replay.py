@@ -37,29 +37,32 @@ def main() -> None:
     sweeps, shapes = asked.sweep or list(ROWS), asked.shape or list(get_args(Shape))
     if asked.json:
         at = setting(shapes[0], quick=asked.quick)
-        sys.stdout.write(json.dumps(ROWS[sweeps[0]](at).plain()) + "\n")
+        for sweep in sweeps:
+            sys.stdout.write(json.dumps(ROWS[sweep](at).plain()) + "\n")
         return
     start, console = time.perf_counter(), Console(width=max(200, Console().width))
     outcomes = []
     for shape in shapes:
-        for sweep in sweeps:
-            console.print(f"{time.perf_counter() - start:.0f} s: {sweep}, {shape}", style="dim")
-            outcomes.append(in_own_process(sweep, shape, quick=asked.quick))
+        for together in [sweeps] if asked.quick else [[sweep] for sweep in sweeps]:
+            console.print(f"{time.perf_counter() - start:.0f} s: {', '.join(together)}, {shape}", style="dim")
+            outcomes += in_own_process(together, shape, quick=asked.quick)
     console.print(table(outcomes, f"Rows of {N_PREFIX} + 50 tokens, {torch.get_num_threads()} threads, float32"))
     if asked.sweep is None:
         console.print(capped(quick=asked.quick))
     console.print(f"{time.perf_counter() - start:.0f} s in all")
 
 
-def in_own_process(sweep: str, shape: Shape, *, quick: bool) -> Outcome:
-    """One sweep, so that neither memory nor prepared weights of another are there."""
-    command = [sys.executable, "-m", "benchmarks.replay", "--json", "--sweep", sweep, "--shape", shape]
+def in_own_process(sweeps: list[str], shape: Shape, *, quick: bool) -> list[Outcome]:
+    """Sweeps in a process where neither memory nor prepared weights of others are there."""
+    command = [sys.executable, "-m", "benchmarks.replay", "--json", "--shape", shape, *["--quick"] * quick]
+    command += [word for sweep in sweeps for word in ("--sweep", sweep)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command + ["--quick"] * quick, check=False, capture_output=True, env=environment)
+    done = subprocess.run(command, check=False, capture_output=True, env=environment)
     if done.returncode:
         sys.stderr.write(done.stderr.decode())
         sys.exit(done.returncode)
-    return from_plain(json.loads(done.stdout.decode().splitlines()[-1]))
+    lines = done.stdout.decode().splitlines()
+    return [from_plain(json.loads(line)) for line in lines if line.startswith("{")]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def residual(at: Setting, *, whole: bool) -> Outcome:
         rate,
         work.floor_flops / rate,
         [replace(theirs, aim=4.0 if whole else 8.0)],
-        nats(found[sample.index.to_numpy()], values),
+        nats(found[sample.index.tolist()], values),
     )
 
 
@@ -62,7 +62,7 @@ def residual_result(at: Setting) -> Outcome:
         rate,
         found.attrs["flops_floor"] / rate,
         [replace(theirs, name=f"{theirs.name}, NLL alone")],
-        nats(nll[sample.index.to_numpy()], values),
+        nats(nll[sample.index.tolist()], values),
     )
 
 
@@ -85,7 +85,7 @@ def heads(at: Setting) -> Outcome:
         rate,
         work.floor_flops * scale / rate,
         [replace(theirs, cost=scaled(theirs.cost, scale), aim=4.0)],
-        nats(found[sample.index.to_numpy()], values),
+        nats(found[sample.index.tolist()], values),
     )
 
 
@@ -96,9 +96,8 @@ def ablation(at: Setting) -> Outcome:
     layers = at.every(cfg.n_layers, size.every_layer)
     parts = [(layer, head) for layer in layers for head in range(cfg.n_heads)]
     chosen = pd.Series(range(len(parts))).sample(min(len(parts), 12), random_state=0).tolist()
-    tokens = some.tokens.to(at.device)
     looped = [parts[number] for number in chosen]
-    values, theirs = measured(lambda: peers.zeroed_heads(at.model, tokens, looped, first=N_PREFIX), at.device)
+    (plain, values), (sparing, _) = (zeroing(at, some, looped, n_all, sparing=sparing) for sparing in (False, True))
     found, ours = measured(lambda: ablate_each(at.model, some, heads=parts), at.device)
     n_heads = cfg.n_layers * cfg.n_heads
     scale, rate = n_all / len(some) * n_heads / len(parts), at.rate()
@@ -110,16 +109,22 @@ def ablation(at: Setting) -> Outcome:
         f"{len(some)} paragraphs, {len(parts)} heads",
         rate,
         found.attrs["flops_floor"] * scale / rate,
-        [
-            Peer(
-                "TransformerLens, a hook per head",
-                scaled(theirs, n_all / len(some) * n_heads / len(looped)),
-                f"{len(some)} paragraphs, {len(looped)} heads",
-                3.0,
-            )
-        ],
+        [replace(plain, aim=3.0), sparing],
         nats(nll[:, chosen], values),
     )
+
+
+def zeroing(
+    at: Setting, some: Paragraphs, heads: list[tuple[int, int]], n_all: int, *, sparing: bool
+) -> tuple[Peer, Tensor]:
+    """TransformerLens's full passes with a hook, scaled to all heads and paragraphs, and their values."""
+    tokens, n_heads = some.tokens.to(at.device), at.model.cfg.n_layers * at.model.cfg.n_heads
+    values, cost = measured(
+        lambda: peers.zeroed_heads(at.model, tokens, heads, first=N_PREFIX, sparing=sparing), at.device
+    )
+    scale = n_all / len(some) * n_heads / len(heads)
+    name = "TransformerLens, a hook per head" + (", log-softmax of the continuation alone" if sparing else "")
+    return Peer(name, scaled(cost, scale), f"{len(some)} paragraphs, {len(heads)} heads", None), values
 
 
 def pair(at: Setting, *, whole: bool) -> tuple[Tensor, Tensor]:

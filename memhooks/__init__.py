@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from memhooks.paragraphs.paragraphs import Paragraphs
     from memhooks.paragraphs.rarity import rarity_ranks
     from memhooks.paragraphs.splits import clusters, split
-    from memhooks.study import Study
+    from memhooks.study.study import Study
     from memhooks.unlearn.evaluation import evaluate
     from memhooks.unlearn.unlearning import restored, unlearning_steps
 
@@ -103,7 +103,7 @@ _HOMES = {
     "unlearn.evaluation": ("evaluate",),
     "organism.paragraphs": ("load_controls", "load_natural", "load_planted", "load_unigram_counts"),
     "inspection": ("inspect_paragraph",),
-    "study": ("Study",),
+    "study.study": ("Study",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

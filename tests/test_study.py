@@ -6,7 +6,8 @@ import xarray as xr
 
 from memhooks.errors import InputError
 from memhooks.model.provenance import model_hash
-from memhooks.study import STAGES, Settings, Study
+from memhooks.study.settings import Settings
+from memhooks.study.study import STAGES, Study
 
 TINY = Settings(
     n_planted=40,

@@ -1,14 +1,17 @@
-"""The command line: `memhooks study | measure | inspect | hooks | audit`, one file per command."""
+"""The command line: `memhooks study | measure | inspect | perturb | patch | ablate | lens | hooks | audit`, a file each."""
 
 import sys
 
 import typer
 
+from memhooks.cli.ablate import ablate
 from memhooks.cli.audit import audit
 from memhooks.cli.hooks import hooks
 from memhooks.cli.inspect import inspect
 from memhooks.cli.lens import lens
 from memhooks.cli.measure import measure
+from memhooks.cli.patch import patch
+from memhooks.cli.perturb import perturb
 from memhooks.cli.study import study
 from memhooks.errors import InputError
 
@@ -19,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (study, measure, inspect, lens, hooks, audit):  # in the order of --help
+for command in (study, measure, inspect, perturb, patch, ablate, lens, hooks, audit):  # in the order of --help
     app.command()(command)
 
 

@@ -17,8 +17,8 @@ def study(
 ) -> None:
     """Run the whole study on the bundled model and write one HTML report.
 
-    Recitation, prefix perturbation, gradients, attention to rare tokens, activation
-    patching and unlearning, each on memorized paragraphs beside never-seen ones and
+    Recitation, prefix perturbation, activation patching, ablation of heads and layers, logit lens,
+    gradients, attention to rare tokens and unlearning, each on memorized paragraphs beside never-seen ones and
     beside the twin that never read them.
 
     Example: `memhooks study --out runs/mine`
@@ -31,7 +31,8 @@ def study(
 
     from memhooks.report.findings import findings, recited_in_full, unlearning_summary
     from memhooks.report.theme import NAMES
-    from memhooks.study import FULL, STAGES, Settings, Study
+    from memhooks.study.settings import FULL, Settings
+    from memhooks.study.study import STAGES, Study
     from memhooks.terminal import print_table, say
 
     if threads:

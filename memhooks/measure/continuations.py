@@ -3,6 +3,9 @@
 A rise in NLL is measured with the true continuation before the model's eyes at every step. Here
 the model decodes freely from the perturbed prefix, and what it says is compared with the
 original continuation position by position: recitation dies, resumes, or was never disturbed.
+
+One token more or less shifts all that follows, and then no position matches although the
+paragraph is recited: so a run of original tokens is also looked for at any offset.
 """
 
 from typing import Literal
@@ -46,9 +49,10 @@ def perturbed_continuations(
 
     Returns:
         Dataset over `paragraph` (for every place also `draw` and `pos`): `match` (share of positions that
-        equal the original's), `dies` (whether fewer than a fifth do), `resumes` (whether it differs somewhere
-        and its last fifth, of at least one token, still equals the original's), `first_miss` (tokens before
-        the first difference, all of them if there is none).
+        equal the original's), `dies` (whether fewer than a fifth do), `first_miss` (tokens before the first
+        difference, all of them if there is none), `later_run` (most tokens in a row, after the first difference,
+        that stand in a row in the original too, at any offset) and `resumes` (whether that run is at least a
+        fifth of the continuation). Text that only lost its place both dies and resumes.
 
     Raises:
         InputError: an unknown `at`, a batch size below one, paragraphs that the model cannot read, or an
@@ -63,11 +67,15 @@ def perturbed_continuations(
     row, draw, pos = _places(effect, at)
     edited = Paragraphs(replaced(paragraphs, effect, row, draw, pos), paragraphs.n_prefix)
     said = with_own_continuation(model, edited, batch_size=batch_size).continuation
-    hits = (said == paragraphs.continuation[row]).reshape(*(effect.sizes[axis] for axis in axes), -1)
+    original, shape = paragraphs.continuation[row], [effect.sizes[axis] for axis in axes]
+    hits = said == original
+    later = longest_shared_run(said, original, first=exact_match(hits))
     return labelled(
         provenance(model, paragraphs.tokens)
         | {"at": at, "n_prefix": paragraphs.n_prefix, "n_continuation": paragraphs.n_continuation},
-        **_compared(hits, axes, {axis: effect[axis].values.tolist() for axis in axes}),
+        **_compared(
+            hits.reshape(*shape, -1), later.reshape(shape), axes, {axis: effect[axis].values.tolist() for axis in axes}
+        ),
     )
 
 
@@ -83,14 +91,28 @@ def _places(
     return place[:, 0], place[:, 1], place[:, 2]
 
 
-def _compared(hits: Bool[Tensor, "*place pos"], axes: tuple[str, ...], labels: dict[str, list]) -> dict[str, Variable]:
+def longest_shared_run(
+    said: Int[Tensor, "row pos"], original: Int[Tensor, "row pos"], *, first: Int[Tensor, " row"]
+) -> Int[Tensor, " row"]:
+    """Most tokens in a row, from position `first` of what was said on, that also stand in a row in the original."""
+    run = longest = torch.zeros_like(original)  # run[row, j]: length of the shared run that ends at the original's j
+    for i in range(said.shape[1]):
+        same = (said[:, i : i + 1] == original) & (i >= first)[:, None]
+        run = (torch.nn.functional.pad(run[:, :-1], (1, 0)) + 1) * same
+        longest = torch.maximum(longest, run)
+    return longest.amax(1)
+
+
+def _compared(
+    hits: Bool[Tensor, "*place pos"], later: Int[Tensor, "*place"], axes: tuple[str, ...], labels: dict[str, list]
+) -> dict[str, Variable]:
     n = hits.shape[-1]
-    n_last = max(1, n // 5)
+    enough = max(1, n // 5)
     match = hits.sum(-1).double() / n  # in double precision a fifth of the tokens is exactly DIES_BELOW
-    resumes = hits[..., -n_last:].all(-1) & ~hits.all(-1)
     return {
         "match": Variable(match, axes, f"share of {n} positions with the original token, 0 = none", labels),
         "dies": Variable(match < DIES_BELOW, axes, f"whether match is below {DIES_BELOW}"),
-        "resumes": Variable(resumes, axes, f"whether it leaves the original and says its last {n_last} tokens"),
         "first_miss": Variable(exact_match(hits), axes, f"tokens before the first difference, {n} = none"),
+        "later_run": Variable(later, axes, "tokens in a row shared with the original after the first difference"),
+        "resumes": Variable(later >= enough, axes, f"whether later_run is at least {enough}"),
     }

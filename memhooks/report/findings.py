@@ -22,11 +22,28 @@ def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
     # The head is chosen on one half of A and judged on the other: the most extreme of many is extreme by selection.
     chosen, judged = slice(0, None, 2), slice(1, None, 2)
     head = most_negative_head(results["attention"]["memorized"].isel(paragraph=chosen))
+    worst = costliest_head(results["ablation"]["memorized"].isel(paragraph=chosen))
     quantities: list[tuple[str, str, Quantity]] = [
         ("NLL rise per replaced prefix token, nats", "perturbation", lambda one: one["nll_rise"].values.mean((1, 2))),
         ("EM drop per replaced prefix token, tokens", "perturbation", lambda one: one["em_drop"].values.mean((1, 2))),
         ("share of the NLL rise held by the 5 worst prefix tokens", "perturbation", concentration),
         ("centre of mass of |gradient| over layers", "gradients", centre_of_mass),
+        (
+            "share of paragraphs whose free continuation dies after the worst replaced token",
+            "continuations",
+            lambda one: one["dies"].values.astype(float),
+        ),
+        (
+            "share of paragraphs that come back to the text after the worst replaced token",
+            "continuations",
+            lambda one: one["resumes"].values.astype(float),
+        ),
+        (
+            f"NLL rise without head L{worst[0]}H{worst[1]}, nats (worst for A)",
+            "ablation",
+            lambda one: one["nll_rise"].sel(layer=worst[0], head=worst[1]).values[judged],
+        ),
+        ("blocks after which the next token is decided", "lens", lambda one: one["decided"].mean("pos").values),
         (
             f"attention to rare tokens: Spearman of L{head[0]}H{head[1]} (most negative for A)",
             "attention",
@@ -78,6 +95,13 @@ def most_negative_head(result: xr.Dataset) -> tuple[int, int]:
     """The (layer, head) whose attention correlates most negatively with token counts."""
     mean = result["spearman"].mean("paragraph").values
     layer, head = np.unravel_index(int(mean.argmin()), mean.shape)
+    return int(layer), int(head)
+
+
+def costliest_head(result: xr.Dataset) -> tuple[int, int]:
+    """The (layer, head) without which the continuation is least likely."""
+    mean = result["nll_rise"].mean("paragraph").transpose("layer", "head").values
+    layer, head = np.unravel_index(int(mean.argmax()), mean.shape)
     return int(layer), int(head)
 
 

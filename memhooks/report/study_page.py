@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from memhooks.report.findings import Results, findings, recited_in_full, unlearning_summary
+from memhooks.report.intervention_sections import intervention_sections
 from memhooks.report.page import Section, write_report
 from memhooks.report.plots import (
     plot_attention,
     plot_dose,
     plot_em_bins,
     plot_layer_profile,
-    plot_patching,
-    plot_perturbation,
     plot_unlearning,
     plot_weight_scores,
 )
@@ -77,19 +76,15 @@ def _recitation(results: Results, counts: Sequence[int], examples: Sequence[Mapp
 
 
 def _localization(results: Results) -> list[Section]:
+    return [*intervention_sections(results), *_gradients_and_attention(results)]
+
+
+def _gradients_and_attention(results: Results) -> list[Section]:
     profile = (
         "Gradients are as large as the loss is, so memorized text has small ones everywhere; "
         "the profile removes the size. The published claim is that memorized text has more of it in lower layers."
     )
     return [
-        Section(
-            "Which prefix tokens carry the continuation?",
-            [
-                "Each prefix token in turn is replaced by a random one; the original continuation is scored "
-                "teacher-forced."
-            ],
-            figures=[plot_perturbation(results["perturbation"])],
-        ),
         Section(
             "Which weights move it?",
             [profile],
@@ -104,11 +99,6 @@ def _localization(results: Results) -> list[Section]:
             ],
             _heads(results),
             figures=[plot_attention(results["attention"])],
-        ),
-        Section(
-            "Through which layers does the worst token's information flow?",
-            ["The token whose replacement hurts most stays replaced, and one activation at its position is restored."],
-            figures=[plot_patching(results["patching"])],
         ),
     ]
 

@@ -40,12 +40,20 @@ def slow_continuation(model, prefix, n):
 
 def slow_comparison(said, original):
     n = len(original)
+    first = next((i for i in range(n) if said[i] != original[i]), n)
+    shared = [
+        length
+        for i in range(first, n)
+        for j in range(n)
+        for length in range(1, n - max(i, j) + 1)
+        if said[i : i + length] == original[j : j + length]
+    ]
     hits = [a == b for a, b in zip(said, original, strict=True)]
-    n_last = max(1, n // 5)
     return {
         "match": sum(hits) / n,
         "dies": sum(hits) / n < 0.2,
-        "resumes": not all(hits) and said[-n_last:] == original[-n_last:],
+        "later_run": max(shared, default=0),
+        "resumes": max(shared, default=0) >= max(1, n // 5),
         "first_miss": hits.index(False) if False in hits else n,
     }
 

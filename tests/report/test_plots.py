@@ -33,7 +33,19 @@ def dataset(rng, shift, **shapes):
 @pytest.fixture
 def results():
     rng = np.random.default_rng(0)
-    found = {stage: {} for stage in ("recitation", "perturbation", "gradients", "attention", "patching")}
+    found = {
+        stage: {}
+        for stage in (
+            "recitation",
+            "perturbation",
+            "gradients",
+            "attention",
+            "patching",
+            "ablation",
+            "lens",
+            "continuations",
+        )
+    }
     for number, name in enumerate(CONDITIONS):
         em = np.full(20, 50 if name == "memorized" else number)
         recited = xr.Dataset(
@@ -64,6 +76,12 @@ def results():
         patching = dataset(rng, shift, effect=(("paragraph", "site", "layer"), (20, 2, 4)))
         damage = {"clean_nll": ("paragraph", np.zeros(20)), "corrupted_nll": ("paragraph", np.full(20, 2.0))}
         patching = patching.assign(damage)
+        ablation = dataset(rng, shift, nll_rise=(("paragraph", "layer", "head"), (20, 4, 4)))
+        found["ablation"][name] = ablation.assign_coords(layer=range(4), head=range(4))
+        found["lens"][name] = dataset(rng, shift, decided=(("paragraph", "pos"), (20, 50)))
+        found["continuations"][name] = xr.Dataset(
+            {key: ("paragraph", np.arange(20) < 5 * number) for key in ("dies", "resumes")}
+        )
         found["patching"][name] = patching.assign_coords(site=["resid_pre", "attn_out"], layer=range(4))
     return found
 

@@ -1,4 +1,4 @@
-"""A whole study of the bundled organism: recite, perturb, look, patch, unlearn, report.
+"""A whole study of the bundled organism: recite, perturb, patch, ablate, look, unlearn, report.
 
 Every stage measures four conditions side by side:
 
@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Int
+from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.localize.attention import rare_token_attention
@@ -27,46 +28,23 @@ from memhooks.localize.masks.matched_random import matched_random_weights
 from memhooks.localize.masks.top import top_weights
 from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
 from memhooks.localize.objectives import forget_nll
-from memhooks.localize.patching import patch
-from memhooks.measure.perturbation import corrupted, perturb
 from memhooks.measure.recitation import recitation, with_own_continuation
 from memhooks.model.export import check_writable
-from memhooks.model.labelled import AXES, Variable, labelled, save_result, versions
+from memhooks.model.labelled import AXES, save_result, versions
 from memhooks.model.loading import HookedModel, load_model, tokenizer_of
 from memhooks.model.provenance import model_hash, tensor_hash
 from memhooks.organism.paragraphs import load_controls, load_natural, load_planted, load_unigram_counts
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.report.study_page import write_study_report
+from memhooks.study.interventions import Found, ablation_stage, lens_stage, patching_stage, perturbation_stage
+from memhooks.study.settings import Settings
+from memhooks.study.unlearning_table import trial_rows, unlearning_table
 from memhooks.unlearn.evaluation import evaluate, summary
 from memhooks.unlearn.unlearning import restored, unlearning_steps
 from memhooks.writing import whole_file
 
-Stage = Literal["recitation", "perturbation", "gradients", "attention", "patching", "unlearning"]
+Stage = Literal["recitation", "perturbation", "patching", "ablation", "lens", "gradients", "attention", "unlearning"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much of everything; the defaults are the quick study of a few minutes on two cores."""
-
-    seed: int = 0
-    n_planted: int = 384  # recitation: paragraphs of set A, all of them
-    n_controls: int = 200  # recitation: paragraphs of set C
-    n_perturbed: int = 16  # perturbation and patching: paragraphs per condition
-    n_gradients: int = 32
-    n_attention: int = 100
-    n_unlearned: int = 4  # paragraphs, unlearned one at a time
-    n_retain: int = 4  # never-seen paragraphs in the retain term
-    n_others: int = 16  # other memorized paragraphs, to see whether they stay
-    fraction: float = 0.001  # of the grid's weights that sparse unlearning may move
-    n_steps: int = 20  # at most; unlearning stops where the twin, which never read the text, would be
-    lr_sparse: float = 1e-3
-    lr_all: float = 3e-5
-
-
-FULL = Settings(
-    n_controls=500, n_perturbed=48, n_gradients=96, n_attention=300, n_unlearned=12, n_retain=8, n_others=48
-)
 
 
 @dataclass
@@ -113,23 +91,34 @@ class Study:
             case "recitation":
                 self._keep(stage, {name: recitation(*pair) for name, pair in self._recited().items()})
                 self._check_enough()
-            case "perturbation":
-                self._keep(
-                    stage, {name: perturb(*pair, seed=s.seed) for name, pair in self.conditions(s.n_perturbed).items()}
-                )
+            case "perturbation" | "patching" | "ablation" | "lens":
+                for name, found in self._intervened(stage).items():
+                    self._keep(name, found)
             case "gradients":
                 self._keep(stage, {name: weight_scores(*pair) for name, pair in self.conditions(s.n_gradients).items()})
             case "attention":
-                counts = load_unigram_counts(self.organism.cfg.d_vocab)
                 pairs = self.prefix_conditions(s.n_attention)  # attention reads the prefix alone
                 self._keep(
-                    stage, {name: rare_token_attention(*pair, counts, seed=s.seed) for name, pair in pairs.items()}
+                    stage, {name: rare_token_attention(*pair, self.counts, seed=s.seed) for name, pair in pairs.items()}
                 )
-            case "patching":
-                self._keep(stage, self._patched())
             case "unlearning":
                 self.unlearned = list(self._unlearn())
                 self._keep(stage, {"all": unlearning_table(self.unlearned)})
+
+    def _intervened(self, stage: Stage) -> Found:
+        s = self.settings
+        match stage:
+            case "perturbation":
+                return perturbation_stage(self.conditions(s.n_perturbed), self.counts, seed=s.seed)
+            case "patching":
+                conditions, effects = self.conditions(s.n_perturbed), self.results["perturbation"]
+                return patching_stage(conditions, effects, n_mapped=s.n_mapped)
+            case "ablation":
+                held_out = load_controls("held_out").sample(s.n_ablated, seed=s.seed)
+                conditions = self.conditions(s.n_ablated)
+                return ablation_stage(conditions, held_out, n_cumulative=s.n_cumulative, seed=s.seed)
+            case _:
+                return lens_stage(self.conditions(s.n_lens))
 
     @cached_property
     def organism(self) -> HookedModel:
@@ -140,6 +129,11 @@ class Study:
     def twin(self) -> HookedModel:
         """The model that read set B in its place."""
         return load_model("organism-twin")
+
+    @cached_property
+    def counts(self) -> Int[Tensor, " d_vocab"]:
+        """How often each token occurs in the text that both models read, the planted copies left out."""
+        return load_unigram_counts(self.organism.cfg.d_vocab)
 
     @cached_property
     def planted(self) -> Paragraphs:
@@ -185,15 +179,6 @@ class Study:
             ),
         }
 
-    def _patched(self) -> dict[str, xr.Dataset]:
-        found = {}
-        for name, (model, paragraphs) in self.conditions(self.settings.n_perturbed).items():
-            # The twin meets the very corruption that hurts the organism most.
-            chosen_by = "memorized" if name == "twin" else name
-            tokens, at = corrupted(paragraphs, self.results["perturbation"][chosen_by])
-            found[name] = patch(model, paragraphs, tokens, at=at)
-        return found
-
     def _unlearn(self) -> Iterator[dict[str, object]]:
         """Each target with three masks; the model is bit for bit restored in between."""
         s, model = self.settings, self.organism
@@ -206,7 +191,7 @@ class Study:
             goal = float(recitation(self.twin, target)["nll"].mean())
             sets = {"target": target, "other memorized": others, "never seen": held_out}
             untouched = {"mask": "untouched", "target": target.ids[0], "lr": 0.0, "steps": 0, "reached": False}
-            yield from _rows(untouched, summary(evaluate(model, sets)))
+            yield from trial_rows(untouched, summary(evaluate(model, sets)))
             for name, (mask, lr) in self._masks(target, seed=s.seed + row).items():
                 with restored(model), frozen_outside(model, mask):
                     n_steps = 0
@@ -216,7 +201,7 @@ class Study:
                         n_steps = record.step + 1
                     after = summary(evaluate(model, sets))
                 reached = after["target"]["nll"] >= goal
-                yield from _rows(
+                yield from trial_rows(
                     {"mask": name, "target": target.ids[0], "lr": lr, "steps": n_steps, "reached": reached}, after
                 )
 
@@ -231,9 +216,9 @@ class Study:
             "all weights": (top_weights(gradients, fraction=1.0), s.lr_all),
         }
 
-    def _keep(self, stage: Stage, found: Mapping[str, xr.Dataset]) -> None:
-        self.results[stage] = dict(found)
-        save_result(xr.DataTree.from_dict(dict(found)), self.folder / "results" / f"{stage}.nc")
+    def _keep(self, name: str, found: Mapping[str, xr.Dataset]) -> None:
+        self.results[name] = dict(found)
+        save_result(xr.DataTree.from_dict(dict(found)), self.folder / "results" / f"{name}.nc")
 
     def _write_manifest(self) -> None:
         manifest = {
@@ -251,23 +236,3 @@ class Study:
         }
         with whole_file(self.folder / "manifest.json") as partial:
             partial.write_text(json.dumps(manifest, indent=2))
-
-
-def unlearning_table(rows: list[dict[str, object]]) -> xr.Dataset:
-    """The rows of the unlearning stage as one Dataset."""
-    units = {
-        "nll": "nats per continuation token, 0 = certain",
-        "steps": "gradient steps",
-        "lr": "Adam's step size",
-        "reached": "whether the target surprises as it does the twin",
-        "mask": "",
-        "target": "",
-        "set": "",
-    }
-    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return labelled({}, **{name: Variable(own, ("row",), units.get(name, "tokens")) for name, own in columns.items()})
-
-
-def _rows(trial: Mapping[str, object], sets: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, object]]:
-    for name, measures in sets.items():
-        yield {**trial, "set": name, **measures}

@@ -1,0 +1,89 @@
+"""What the localizing commands share: [mean, low, high] in JSON and tables, and where results and figures go."""
+
+# Heavy imports stay inside the functions, so that --help answers at once.
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memhooks.cli.options import check_ending
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import ArrayLike
+
+    from memhooks.paragraphs.paragraphs import Paragraphs
+    from memhooks.report.page import Section
+
+Row = dict[str, object]
+
+
+def check_outputs(files: Mapping[str, Sequence[Path | None]]) -> None:
+    """Refuse output files, by the ending they must have, before any work.
+
+    Raises:
+        InputError: another ending, a folder, or a place that cannot be written to.
+    """
+    for ending, paths in files.items():
+        for path in paths:
+            check_ending(path, ending)
+    from memhooks.model.export import check_output_file
+
+    for path in (path for paths in files.values() for path in paths if path is not None):
+        check_output_file(path)
+
+
+def intervals(values: "ArrayLike", rows: "Paragraphs", seed: int) -> list:
+    """[mean, low, high] over paragraphs for each entry of the other axes; near-duplicates count once."""
+    import numpy as np
+
+    from memhooks.measure.intervals import bootstrap_mean
+    from memhooks.paragraphs.splits import clusters
+
+    return stacked(*bootstrap_mean(np.asarray(values), seed=seed, clusters=clusters(rows).numpy()))
+
+
+def stacked(mean: "ArrayLike", low: "ArrayLike", high: "ArrayLike") -> list:
+    """[mean, low, high] of each entry; None where there is none, as one paragraph has no interval, and JSON no NaN."""
+    import numpy as np
+
+    return plain(np.stack([np.asarray(one) for one in (mean, low, high)], axis=-1))
+
+
+def plain(values: "ArrayLike") -> list:
+    """Numbers as JSON has them: None for NaN."""
+    import numpy as np
+
+    numbers = np.asarray(values, dtype=float)
+    return np.where(np.isnan(numbers), np.array(None), numbers).tolist()
+
+
+def shown(ends: "Sequence[float | None]", form: str = "+.2f") -> str:
+    """Mean and interval, short enough for several columns in 80 characters."""
+    mean, low, high = ("?" if one is None else f"{one:{form}}" for one in ends)
+    return mean if mean == "?" else f"{mean} [{low.rstrip('%')},{high.rstrip('%')}]"
+
+
+def sources(model: str, names: Mapping[str, str], sets: "Mapping[str, Paragraphs]") -> str:
+    """One line: the model, and how many paragraphs of which set."""
+    return f"{model}; " + ", ".join(f"{name}: {len(rows)} of {names[name]}" for name, rows in sets.items())
+
+
+def save_tree(path: Path | None, groups: "Mapping[str, xr.Dataset]") -> None:
+    """Write labelled results as a tree, if there is a path."""
+    if path is None:
+        return
+    import xarray as xr
+
+    from memhooks.model.labelled import save_result
+
+    save_result(xr.DataTree.from_dict(dict(groups)), path)
+    sys.stderr.write(f"written: {path}\n")
+
+
+def write_page(path: Path, title: str, lead: str, sections: "Sequence[Section]") -> None:
+    """Write a page of figures and say so."""
+    from memhooks.report.page import write_report
+
+    write_report(path, title=title, lead=lead, sections=sections)
+    sys.stderr.write(f"written: {path}\n")

@@ -1,0 +1,1 @@
+"""The organism's whole study: settings, stages, results and report."""
