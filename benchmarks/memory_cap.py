@@ -26,7 +26,7 @@ from memhooks.model.replay.sweep import from_run, sweep
 from memhooks.model.replay.work import Work
 
 Way = Literal["memhooks", "full cache"]
-SHARE = 0.5
+SHARE, POSITIONS = 0.5, range(24, 40)
 
 
 def main() -> None:
@@ -46,7 +46,8 @@ def capped(*, quick: bool) -> Table:
     """Both ways without and with the limit."""
     free = {way: in_own_process(way, None, quick=quick) for way in ("memhooks", "full cache")}
     spare = SHARE * (free["memhooks"]["peak"] - free["memhooks"]["before"])
-    drawn = Table(title=f"z of all heads and positions of one layer, {free['memhooks']['setting']}, under a memory cap")
+    cells = f"z of all heads of one layer at {len(POSITIONS)} positions"
+    drawn = Table(title=f"{cells} under a memory cap: {free['memhooks']['setting']}")
     for heading in ("way", "cap on data beyond the model and clean runs, GB", "outcome", "peak beyond them, GB"):
         drawn.add_column(heading)
     for limit in (None, spare):
@@ -93,14 +94,17 @@ def one_way(way: Way, spare: float | None, *, quick: bool) -> dict:
     try:
         found, cost = measured(work)
     except (RuntimeError, MemoryError) as error:
-        found, cost = f"died: {str(error).splitlines()[0][-90:]}", Cost(0.0, status("VmHWM"))
+        found, cost = (
+            f"died: {str(error).splitlines()[0].rpartition('Allocator: ')[2][:100]}",
+            Cost(0.0, status("VmHWM")),
+        )
     return {"outcome": found, "peak": cost.peak, "before": before, "setting": at.name}
 
 
 def swept(at: Setting, source: CleanRun, run: CleanRun, limit: Batches) -> str:
-    """All cells of the middle layer."""
+    """All heads of the middle layer at some positions."""
     layer = at.model.cfg.n_layers // 2
-    cells = all_cells([layer], range(N_PREFIX), range(at.model.cfg.n_heads))
+    cells = all_cells([layer], POSITIONS, range(at.model.cfg.n_heads))
     position, head = (torch.tensor(cells[name].to_numpy()) for name in ("pos", "head"))
     where = Cells(torch.zeros_like(position), position, head)
     found = sweep(run, ("z", layer), where, from_run(source, "z", layer), batches=limit, work=Work())

@@ -47,9 +47,7 @@ def perturbation(at: Setting, rows: Paragraphs, what: str, aims: dict[str, float
         ours,
         "all",
         rate,
-        found.attrs["flops_floor"] / rate
-        if int(em.sum()) > em.numel()
-        else None,  # of rows that miss there is no count
+        found.attrs["flops_floor"] / rate if int(em.sum()) > em.numel() else None,  # rows that miss: uncounted
         [*others, counts[0]],
         f"EM equal in {n_equal} of {counts[1].numel()} teacher-forced; "
         f"mean {float(untouched.float().mean()):.0f} untouched, {float(em.float().mean()):.0f} after",

@@ -5,13 +5,15 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
 
 
 def test_the_quickstart_runs_as_it_stands(capsys):
-    quickstart, exploring = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    quickstart, exploring, intervening = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(quickstart.splitlines()) <= 12
     names = {}
     exec(compile(quickstart, "README.md", "exec"), names)
     assert "UnlearningStep(step=9" in capsys.readouterr().out
     exec(compile(exploring, "README.md", "exec"), names)
     assert names["store"]["pattern", 1].shape[1] == 8
+    exec(compile(intervening, "README.md", "exec"), names)
+    assert names["worth"]["memorized"].sizes == {"paragraph": 4, "layer": 8, "head": 8}
 
 
 def test_every_linked_file_exists():

@@ -1,4 +1,7 @@
-"""The command line: `memhooks study | measure | inspect | perturb | patch | ablate | lens | hooks | audit`, a file each."""
+"""The command line, one file per command.
+
+`memhooks study | measure | inspect | perturb | patch | ablate | lens | hooks | audit`.
+"""
 
 import sys
 

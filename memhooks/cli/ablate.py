@@ -112,10 +112,7 @@ def ablate(
     Examples: `memhooks ablate --figure ablate.html`;
     `memhooks ablate --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --held-out none --how mean`
     """
-    prose = held_out or ("held_out" if model in MODELS else "none")
-    if control == "none" and prose == "none":
-        raise InputError("whether only recitation needs a part cannot be said without a control or --held-out text")
-    _check(prose, model)
+    prose = _prose(held_out, control, model)
     check_outputs({".nc": (out,), ".html": (figure,)})
 
     loaded, sets = load_sets(model, paragraphs, control, n=n, seed=seed, any_rows=any_rows)
@@ -139,6 +136,19 @@ def ablate(
         _print(about, tables, sets, halves)
         if how == "resample" and cumulative and what != "layers":
             _say("Heads are not ablated together with --how resample; pass --how mean or zero for that.")
+
+
+def _prose(held_out: str | None, control: str, model: str) -> str:
+    """The held-out set.
+
+    Raises:
+        InputError: there is no such set or file, or nothing to compare with.
+    """
+    prose = held_out or ("held_out" if model in MODELS else "none")
+    if control == "none" and prose == "none":
+        raise InputError("whether only recitation needs a part cannot be said without a control or --held-out text")
+    _check(prose, model)
+    return prose
 
 
 def _pools(model: "HookedModel", names: Mapping[str, str], like: "Paragraphs") -> "dict[str, Paragraphs]":
@@ -276,52 +286,60 @@ def _say(line: str) -> None:
     say(line)
 
 
+def _warn_of_duplicates(sets: Sets) -> None:
+    """`specificity` draws paragraphs, not clusters: say so where it matters."""
+    from memhooks.paragraphs.splits import clusters
+
+    for name, rows in sets.items():
+        n_clusters = len(clusters(rows).unique())
+        if n_clusters < len(rows):
+            _say(
+                f"{name}: {len(rows)} paragraphs are {n_clusters} clusters of near-duplicates, but each counts by "
+                "itself here: intervals are too narrow"
+            )
+
+
 def _print(about: str, tables: Mapping[str, Any], sets: Sets, halves: "tuple[Paragraphs, Paragraphs] | None") -> None:
     from rich.box import SIMPLE_HEAD
 
     from memhooks.terminal import print_table
 
-    _say(f"{about}; means [95 % interval over paragraphs]")
+    _say(f"{about}; NLL rise in nats per token, means [95 % interval over paragraphs]")
+    _warn_of_duplicates(sets)
     controls = [name for name in sets if name != "memorized"]
     for kind, rows in tables["parts"].items():
         worth = [
             {"part": row["part"]} | {name: shown(row[name]) for name in ("memorized", *controls)}
             for row in rows[:_N_PARTS]
         ]
-        title = f"{kind}: NLL rise (nats per token) without it, largest for memorized text first"
-        print_table(title, worth, box=SIMPLE_HEAD)
+        print_table(f"{kind}: NLL rise without it", worth, box=SIMPLE_HEAD)
         first = f"more_than_{controls[0]}"
         more = sorted(rows, key=lambda row, first=first: -row[first][0])[: _N_PARTS // 2]
         differences = [
             {"part": row["part"]}
             | {
-                key: value
+                f"minus {name}": f"{shown(row[f'more_than_{name}'])} p={row[f'p_more_than_{name}']:.2g}"
                 for name in controls
-                for key, value in (
-                    (f"minus {name}", shown(row[f"more_than_{name}"])),
-                    (f"p ({name})", f"{row[f'p_more_than_{name}']:.2g}"),
-                )
             }
             for row in more
         ]
-        title = f"{kind}: memorized minus each control, largest first; p: share of the {len(rows)} with as much"
-        print_table(title, differences, box=SIMPLE_HEAD)
+        print_table(f"{kind}: memorized minus control (p: among {len(rows)} {kind})", differences, box=SIMPLE_HEAD)
     if halves is None:
         return
     _say(
         f"Heads ablated together: chosen on {len(halves[0])} memorized paragraphs, judged on the other "
-        f"{len(halves[1])}; ( ) = as many random heads"
+        f"{len(halves[1])}; in brackets as many random heads. Means:"
     )
-    together = [
-        {"heads": row["heads"], "added": row["added"]}
-        | {
-            f"{short.upper()} {name}": f"{row[f'{name}_{short}']:.{digits}f} ({row[f'{name}_{short}_random']:.{digits}f})"
-            for short, digits in (("em", 1), ("nll", 2))
-            for name in sets
-        }
-        for row in tables["cumulative"]
-    ]
-    print_table("EM (tokens before the first miss) and NLL (nats per token), means", together, box=SIMPLE_HEAD)
+    for short, form, title in (
+        ("em", ".1f", "EM, tokens before the first miss"),
+        ("nll", ".2f", "NLL, nats per token"),
+    ):
+        together = [
+            {"heads": row["heads"], "added": row["added"]}
+            | {name: f"{row[f'{name}_{short}']:{form}} ({row[f'{name}_{short}_random']:{form}})" for name in sets}
+            for row in tables["cumulative"]
+        ]
+        print_table(title, together, box=SIMPLE_HEAD)
 
 
 def _draw(path: Path | None, about: str, found: _Found) -> None:

@@ -97,7 +97,8 @@ def patch(
 
     The control is text that the model does not recite, treated alike: what looks the same there is how any token
     matters to the text after it. Each set's effect is a share of its own damage, which is printed above the table;
-    where that is small, shares are noisy. With `--impact` the control is held to what the model itself says after the
+    where that is small, shares are noisy. Intervals include that paragraphs are damaged unequally, which is why even
+    100 % has a wide one. With `--impact` the control is held to what the model itself says after the
     untouched prefix (there is no recitation to break), and paragraphs whose continuation the replacement does not
     change are dropped and counted.
 
@@ -117,9 +118,10 @@ def patch(
         from memhooks.measure.recitation import with_own_continuation
 
         own = with_own_continuation(loaded, sets.pop("control"))
-        sets["control_own"], names["control_own"] = own, f"{control}, own words"
+        sets["control_own"], names["control_own"] = own, control
     patched = {name: _patched(loaded, name, rows, setting) for name, rows in sets.items()}
-    about = sources(model, names, sets) + f"; {direction}"
+    spelt = {_spelt(name): rows for name, rows in sets.items()}
+    about = sources(model, {_spelt(name): one for name, one in names.items()}, spelt) + f"; {direction}"
     found = {"damage": _damage(patched, seed), "cells": _cells(patched, setting)}
     save_tree(out, {name: one.result for name, one in patched.items()})
     _draw(figure, about, {name: one.result for name, one in patched.items()}, setting)
@@ -205,7 +207,8 @@ def _cells(patched: Mapping[str, _Patched], setting: _Setting) -> list[Row]:
         dict(zip(axes, label, strict=True)) | {name: one[number] for name, one in ends.items()}
         for number, label in enumerate(labels)
     ]
-    return sorted(cells, key=lambda cell: -cell["memorized"][0])
+    order = sorted(range(len(cells)), key=lambda number: -ends["memorized"][number][0])
+    return [cells[number] for number in order]
 
 
 def _print(about: str, found: Mapping[str, Any], setting: _Setting) -> None:
@@ -217,24 +220,31 @@ def _print(about: str, found: Mapping[str, Any], setting: _Setting) -> None:
     for row in found["damage"]:
         dropped = f"; {row['unchanged']} dropped, as nothing they say changes" if row["unchanged"] else ""
         say(
-            f"{row['set']}: NLL per token {shown(row['NLL clean'], '.2f')} after the own prefix, "
+            f"{_spelt(row['set'])}: NLL per token {shown(row['NLL clean'], '.2f')} after the own prefix, "
             f"{shown(row['NLL perturbed'], '.2f')} after the perturbed one{dropped}"
         )
     done = "undone" if setting.direction == "denoising" else "done"
-    what = "the logit difference at the impact token" if setting.impact else "the rise in NLL"
+    what = "the fall of the logit difference at the impact token" if setting.impact else "the rise in NLL"
+    say(f"Share of the damage ({what}) {done} by patching one cell, largest for memorized text first:")
     for site in setting.sites:
         cells = [cell for cell in found["cells"] if cell["site"] == site]
         rows = [_printable(cell) for cell in cells[:_N_CELLS]]
-        print_table(f"{site}: share of the damage {done} ({what}), largest first", rows, box=SIMPLE_HEAD)
+        print_table(f"{site}: share of the damage {done}", rows, box=SIMPLE_HEAD)
     if "resid_pre" in setting.sites and setting.at == "perturbed":
         say("resid_pre of layer 0 is the replaced token itself: all of the damage by construction.")
+
+
+def _spelt(name: str) -> str:
+    return "control, own words" if name == "control_own" else name
 
 
 def _printable(cell: Row) -> Row:
     place = f"L{cell['layer']}" + (f"H{cell['head']}" if "head" in cell else "")
     where = f", position {cell['pos']}" if "pos" in cell else ""
     return Row(cell=place + where) | {
-        name: shown(ends, "+.1%") for name, ends in cell.items() if isinstance(ends, Sequence) and name != "site"
+        _spelt(name): shown(ends, "+.1%")
+        for name, ends in cell.items()
+        if isinstance(ends, Sequence) and name != "site"
     }
 
 
@@ -250,9 +260,9 @@ def _draw(path: Path | None, about: str, results: "Mapping[str, xr.Dataset]", se
     from memhooks.report.page import Section
 
     how = (
-        "One activation of the clean run is put into the perturbed run: what is undone, this one was enough for."
+        "One activation of the clean run is put into the perturbed run: what is undone shows what it was enough for."
         if setting.direction == "denoising"
-        else "One activation of the perturbed run is put into the clean run: what is done, this one was needed for."
+        else "One activation of the perturbed run is put into the clean run: what is done shows what it was needed for."
     )
     scored = (
         "Damage is the logit difference at the impact token, the first that the replacement changes."

@@ -3,7 +3,7 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,6 +28,15 @@ Sets = Mapping[str, "Paragraphs"]
 _N_POSITIONS, _N_WORST = 10, 5
 _OWN = "control_own"
 _FORMS = {"mean drop": "+.3f", "positions": ".1f", "share": ".0%"}  # of the statistics that are no correlations
+_SHORT = {  # the order in which correlations are printed
+    "Spearman of drop with position": "position",
+    "Spearman of drop with position, token count partialled out": "  given count",
+    "Spearman of drop with token count": "token count",
+    "the same, position partialled out": "  given position",
+    "mean drop per replaced token": "mean drop, nats per token",
+    "positions that hold half of the drop": "positions with half of it",
+    "share of the drop held by the 5 worst positions": "share of the 5 worst",
+}
 
 
 def perturb(
@@ -321,20 +330,22 @@ def _print(about: str, found: Mapping[str, Any], *, counted: bool) -> None:
         n = len(found["cumulative"])
         some = [row for row in found["cumulative"] if row["replaced"] in (1, 2, 5, n) or row["replaced"] % 10 == 0]
         print_table(
-            "NLL rise (nats per token) when the first so many tokens are replaced",
+            "NLL rise by number of tokens replaced from the start",
             [_printable(row) for row in some],
             box=SIMPLE_HEAD,
         )
         return
     print_table(
-        "What the drop (NLL rise of one replaced token) goes with, and how it is spread",
-        [_statistic(row) for row in found["statistics"]],
+        "Rank correlation of the drop (NLL rise of one replaced token) with ...",
+        _correlations(found["statistics"]),
         box=SIMPLE_HEAD,
     )
     if not counted:
         say("Without corpus counts of this model, correlations with token count are left out; see --counts.")
+    spread = [_spread(row) for row in found["statistics"] if row["statistic"].startswith(tuple(_FORMS))]
+    print_table("How large the drop is, and over how many tokens it is spread", spread, box=SIMPLE_HEAD)
     print_table(
-        "Positions whose replacement hurts memorized text most: NLL rise, nats per token",
+        "NLL rise (nats per token) by replaced position, worst first",
         [_printable(row) for row in found["positions"]],
         box=SIMPLE_HEAD,
     )
@@ -359,16 +370,26 @@ def _printable(row: Row) -> Row:
     return {key: f"{value:+.3f}" if isinstance(value, float) else _cell(value, "+.3f") for key, value in row.items()}
 
 
-def _statistic(row: Row) -> Row:
-    """A statistic's row, with p behind each mean."""
-    name = str(row["statistic"])
-    form = next((form for start, form in _FORMS.items() if name.startswith(start)), "+.2f")
-    line: Row = {"statistic": name}
-    for condition in (one for one in ("memorized", "control") if one in row):
-        p = row[f"p {condition}"]
-        line[condition] = f"{_cell(row[condition], form)}{'' if p is None else f' p={p:.2g}'}"
-    chance = row["by chance"]
-    return line | {"by chance": f"{chance:{form}}" if isinstance(chance, float) else ""}
+def _correlations(rows: Sequence[Row]) -> list[Row]:
+    """The correlations, in few words and with p behind each."""
+    by_name = {str(row["statistic"]): row for row in rows}
+    lines = []
+    for name in (name for name in _SHORT if name in by_name and not name.startswith(tuple(_FORMS))):
+        line, row = Row({"": _SHORT[name]}), by_name[name]
+        for condition in (one for one in ("memorized", "control") if one in row):
+            p = row[f"p {condition}"]
+            line[condition] = f"{_cell(row[condition], '+.2f')}{'' if p is None else f' p={p:.2g}'}"
+        lines.append(line)
+    return lines
+
+
+def _spread(row: Row) -> Row:
+    """The row of a statistic that is no correlation, in few words."""
+    name, chance = str(row["statistic"]), row["by chance"]
+    form = next(form for start, form in _FORMS.items() if name.startswith(start))
+    line: Row = {"": _SHORT.get(name, name)}
+    line |= {condition: _cell(row[condition], form) for condition in ("memorized", "control") if condition in row}
+    return line | {"if all alike": f"{chance:{form}}" if isinstance(chance, float) else ""}
 
 
 def _draw(path: Path | None, about: str, profiles: Results, rarity: Results, *, cumulative: bool) -> None:

@@ -28,10 +28,11 @@ from memhooks.model.means import ActivationMeans
 from memhooks.model.parts import Kind, Parts, checked
 from memhooks.model.provenance import provenance, tensor_hash
 from memhooks.model.replay.batches import batches, check_batch_size
-from memhooks.model.replay.clean_run import TOGETHER, CleanRun, Outcome, Site, activation, clean_run, joined, on_cpu
+from memhooks.model.replay.clean_run import CleanRun, Site, activation, clean_run
 from memhooks.model.replay.edits import Cells
+from memhooks.model.replay.scoring import Outcome, joined
 from memhooks.model.replay.sweep import Put, from_run, from_values, sweep
-from memhooks.model.replay.work import Work
+from memhooks.model.replay.work import TOGETHER, Work
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -105,7 +106,7 @@ def ablate_each(
         if others is not None and order is not None:
             met = order[(begin + torch.arange(len(tokens))) % len(order)]
             other = clean_run(model, others[met], first=paragraphs.n_prefix)
-        clean.append(on_cpu(run.outcome))
+        clean.append(run.outcome.on_cpu())
         after.append(_ablated(run, places, _filler(run, other, means), batch_size, work))
     labels = {"paragraph": paragraphs.ids, "row": [_NAMES[kind].format(*place) for kind, place in places]}
     about = provenance(model, paragraphs.tokens) | {
@@ -172,7 +173,8 @@ def _ablated(run: CleanRun, places: list[Place], fill: Filler, batch_size: int |
         row = torch.arange(n, device=device).repeat_interleave(len(numbers))
         cells = _cells(kind, row, inside.repeat(n, 1))
         site = _SITES[kind]
-        found.append(on_cpu(sweep(run, (site, layer), cells, fill(kind, site, layer), batches=limit, work=work)))
+        one = sweep(run, (site, layer), cells, fill(kind, site, layer), batches=limit, work=work)
+        found.append(one.on_cpu())
         where.append((row.cpu()[:, None] * len(places) + torch.tensor(numbers).repeat(n)[:, None])[:, 0])
     return joined(found).select(torch.cat(where).argsort())
 

@@ -21,8 +21,9 @@ from memhooks.measure.pairs import Pairs
 from memhooks.model.labelled import Variable
 from memhooks.model.loading import HookedModel
 from memhooks.model.replay.batches import check_batch_size
-from memhooks.model.replay.clean_run import CleanRun, Reader, Site, unembedded
+from memhooks.model.replay.clean_run import CleanRun, Site
 from memhooks.model.replay.readers import at_token
+from memhooks.model.replay.scoring import Reader
 
 Place = Literal["perturbed", "impact"]
 
@@ -91,10 +92,9 @@ class _Impact:
     def readers(self, base: CleanRun, source: CleanRun, rows: slice) -> dict[str, Reader]:
         """The reader of one group; notes what the unpatched runs say there."""
         own = [one[rows].to(base.device) for one in (self.scored, self.token, self.new)]
-        reader, everyone = at_token(*own), torch.arange(rows.stop - rows.start, device=base.device)
+        reader = at_token(*own)
         for run, into in ((base, self.unpatched), (source, self.other)):
-            logits = unembedded(run.weights, run.final[:, run.first - 1 : -1])
-            into.append(reader(logits, everyone).cpu())
+            into.append(reader(run.scored).cpu())
         return {"impact": reader}
 
     def variables(self, patched: Tensor, axes: tuple[str, ...], direction: Direction) -> dict[str, Variable]:

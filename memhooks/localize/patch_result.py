@@ -11,7 +11,7 @@ from memhooks.measure.recitation import exact_match
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
-from memhooks.model.replay.clean_run import Outcome
+from memhooks.model.replay.scoring import Outcome
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 

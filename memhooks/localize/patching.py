@@ -33,21 +33,12 @@ from memhooks.localize.patch_result import Scores, patch_result
 from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans
 from memhooks.model.replay.batches import Batches, batches, check_batch_size
-from memhooks.model.replay.clean_run import (
-    TOGETHER,
-    CleanRun,
-    Outcome,
-    Reader,
-    Site,
-    activation,
-    clean_run,
-    joined,
-    on_cpu,
-)
+from memhooks.model.replay.clean_run import CleanRun, Site, activation, clean_run
 from memhooks.model.replay.edits import Cells
 from memhooks.model.replay.readers import divergence
+from memhooks.model.replay.scoring import Outcome, Reader, joined
 from memhooks.model.replay.sweep import Put, from_run, from_values, sweep
-from memhooks.model.replay.work import Work
+from memhooks.model.replay.work import TOGETHER, Work
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -154,7 +145,7 @@ def sweep_cells(
         put = _putter(source, other_run)
         limit, read = batches(base, batch_size), {"kl": divergence(base)} | readers(base, other_run, rows)
         nlls.append(torch.stack([clean.outcome.nll.mean(-1), around.outcome.nll.mean(-1)]).cpu())
-        bases.append(on_cpu(base.outcome))
+        bases.append(base.outcome.on_cpu())
         named = tracked(grid, f"patching {rows.stop} of {len(paragraphs)}")
         patched.append(_patched(base, put, named, rows, limit, work, read))
     clean_nll, other_nll = torch.cat(nlls, dim=1)
@@ -174,10 +165,8 @@ def _patched(
     n = rows.stop - rows.start
     found = []
     for site, layer, cells in grid:
-        one = on_cpu(
-            sweep(base, (site, layer), cells(rows), put(site, layer), batches=limit, work=work, readers=readers)
-        )
-        found.append(one)
+        one = sweep(base, (site, layer), cells(rows), put(site, layer), batches=limit, work=work, readers=readers)
+        found.append(one.on_cpu())
     # Each outcome is [paragraph, cells of this site and layer]; paragraphs come first in the result.
     order = [torch.arange(len(one.nll)).unflatten(0, (n, -1)) for one in found]
     offsets = torch.tensor([0, *[len(one.nll) for one in found]]).cumsum(0)

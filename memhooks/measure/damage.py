@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from memhooks.measure.recitation import exact_match
 from memhooks.model.labelled import Variable
-from memhooks.model.replay.clean_run import Outcome
+from memhooks.model.replay.scoring import Outcome
 
 
 def damage(

@@ -20,13 +20,14 @@ from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.batches import batches, check_batch_size
-from memhooks.model.replay.clean_run import TOGETHER, CleanRun, Outcome, clean_run, joined, on_cpu
+from memhooks.model.replay.clean_run import CleanRun, clean_run
 from memhooks.model.replay.edits import token_edits
 from memhooks.model.replay.exact import leading_hits, replay_exact_match
-from memhooks.model.replay.readers import divergence, divergence_from
+from memhooks.model.replay.readers import divergence, mean_divergence
 from memhooks.model.replay.replay import Edits, replay
+from memhooks.model.replay.scoring import Outcome, joined
 from memhooks.model.replay.sweep import every
-from memhooks.model.replay.work import Work
+from memhooks.model.replay.work import TOGETHER, Work
 from memhooks.model.watched import has_hooks, refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
@@ -74,8 +75,8 @@ def perturb(
             base, readers = run.outcome, {"kl": divergence(run)}
             limit = batches(run, batch_size)
             changed = replay(run, _edits(run, others, cumulative=cumulative), batches=limit, work=work, readers=readers)
-        clean.append(on_cpu(base))
-        after.append(on_cpu(changed))
+        clean.append(base.on_cpu())
+        after.append(changed.on_cpu())
     axes, labels = _axes(paragraphs, n_draws)
     about = _about(model, paragraphs, replace, cumulative=cumulative) | {"seed": seed} | work.about()
     found = damage(joined(clean), joined(after), axes, labels)
@@ -162,19 +163,19 @@ def _by_passes(
     variants = tokens[row].clone()
     variants[:, :first] = torch.where(chosen, others[row, draw], variants[:, :first])
 
-    def outcome(rows: Tensor, paragraph: Tensor, read: dict) -> tuple[Outcome, Tensor]:
+    def scores(rows: Tensor) -> tuple[Outcome, Tensor]:
         rows = rows.to(model.cfg.device)
         residual = model(rows, stop_at_layer=model.cfg.n_layers)[:, first - 1 : -1]
-        logits = scored_logits(model, residual)
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        nll = logits.logsumexp(-1) - logits.gather(-1, rows[:, first:, None])[..., 0]
-        found = {name: reader(logits, paragraph) for name, reader in read.items()}
-        return Outcome(nll, logits.argmax(-1) == rows[:, first:], found), logits
+        logs = scored_logits(model, residual).to(torch.promote_types(residual.dtype, torch.float32)).log_softmax(-1)
+        nll = -logs.gather(-1, rows[:, first:, None])[..., 0]
+        return Outcome(nll, logs.argmax(-1) == rows[:, first:]), logs
 
-    clean, logits = outcome(tokens, torch.arange(len(tokens)), {})
-    readers = {"kl": divergence_from(logits)}
-    parts = zip(variants.split(batch_size or 32), row.split(batch_size or 32), strict=True)
-    return clean, joined([outcome(rows, paragraph, readers)[0] for rows, paragraph in parts])
+    clean, reference = scores(tokens)
+    found = []
+    for rows, paragraph in zip(variants.split(batch_size or 32), row.split(batch_size or 32), strict=True):
+        one, logs = scores(rows)
+        found.append(Outcome(one.nll, one.hits, {"kl": mean_divergence(reference[paragraph], logs)}))
+    return clean, joined(found)
 
 
 def _axes(paragraphs: Paragraphs, n_draws: int) -> tuple[tuple[str, ...], dict]:

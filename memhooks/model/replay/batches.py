@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.model.replay.clean_run import MOST_LOGITS, CleanRun
+from memhooks.model.replay.clean_run import CleanRun
+from memhooks.model.replay.scoring import ROWS, SLICE
 
 MOST = 64
 """More rows do not run faster on a processor; on a GPU 256 do."""
@@ -53,7 +54,7 @@ def batches(run: CleanRun, asked: int | None) -> Batches:
         return Batches(asked)
     cuda = run.device.type == "cuda"
     free = torch.cuda.mem_get_info(run.device)[0] if cuda else psutil.virtual_memory().available
-    fixed = 3 * MOST_LOGITS * run.final.element_size()
+    fixed = 3 * ROWS * SLICE * run.final.element_size()
     rows = (SHARE * free - fixed) // bytes_per_row(run)
     return Batches(int(max(1, min(rows, 4 * MOST if cuda else MOST))))
 

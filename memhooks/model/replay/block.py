@@ -37,7 +37,7 @@ def run_block(
         q = split_heads(q, layer.n_heads)
     else:
         q, k, v = projected(layer, x)
-    keys, values = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+    keys, values = (torch.cat([old, new], dim=2) if start > low else new for old, new in zip(past, (k, v), strict=True))
     z = attended(layer, q, keys, values, start=start + cut, low=low)
     mid = x[:, cut:] + F.linear(z, layer.out, layer.out_bias)
     return mid + layer.mlp(mid), (keys, values)

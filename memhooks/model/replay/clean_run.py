@@ -1,50 +1,24 @@
 """The run that edits are compared with: every layer's stream, keys and values, and the scores."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from memhooks.model.checks import check_tokens
 from memhooks.model.loading import HookedModel
 from memhooks.model.replay.block import attended, projected, reachable
 from memhooks.model.replay.layouts import Layouts, layouts
-
-TOGETHER = 8
-"""Paragraphs whose runs a sweep holds at once; fixed, so that results are the same bit for bit."""
-
-MOST_LOGITS = 2**24
-"""Logits that are held at once (64 MB in single precision)."""
+from memhooks.model.replay.scoring import Outcome, Reader, Scored, compared
 
 Site = Literal[
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z", "pattern", "mlp_pre", "mlp_post"
 ]
-Reader = Callable[[Tensor, Tensor], Tensor]
-"""From the logits of the scored positions, [row scored d_vocab], and the rows' paragraphs to one entry per row."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the scored tokens, row by row.
-
-    Attributes:
-        nll: of each scored token, in nats.
-        hits: whether it is the most likely one.
-        read: what further readers made of the logits, by name.
-    """
-
-    nll: Float[Tensor, "row scored"]
-    hits: Bool[Tensor, "row scored"]
-    read: dict[str, Tensor] = field(default_factory=dict)
-
-    def select(self, rows: Tensor) -> "Outcome":
-        """Some of the rows, in this order."""
-        return Outcome(self.nll[rows], self.hits[rows], {name: values[rows] for name, values in self.read.items()})
 
 
 @dataclass(frozen=True)
@@ -95,11 +69,26 @@ class CleanRun:
         """Where the run's tensors are."""
         return self.tokens.device
 
-    @cached_property
+    @property
     def outcome(self) -> Outcome:
-        """Scores without any edit; unembedded once, however many sweeps start from this run."""
+        """Scores without any edit."""
+        return self._compared[0]
+
+    @property
+    def scored(self) -> Scored:
+        """The normed stream and the logits' logsumexp at every scored position."""
+        return self._compared[1]
+
+    @cached_property
+    def _compared(self) -> tuple[Outcome, Scored]:
+        """Unembedded once, however many sweeps start from this run."""
         everyone = torch.arange(len(self.tokens), device=self.device)
-        return score(self, self.final[:, self.first - 1 : -1], everyone, begin=self.first - 1)
+        return compared(self.weights, self.final[:, self.first - 1 : -1], self.targets, everyone)
+
+    def read(self, readers: Mapping[str, Reader]) -> Outcome:
+        """Scores without any edit, and what the readers find."""
+        own = self.outcome
+        return Outcome(own.nll, own.hits, {name: reader(self.scored) for name, reader in readers.items()})
 
     def entering(self, layer: int) -> Float[Tensor, "paragraph pos d_model"]:
         """The stream that enters a layer; after the last one for `n_layers`."""
@@ -125,7 +114,6 @@ def clean_run(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first
     return CleanRun(tokens, first, weights, tuple(runs))
 
 
-@torch.no_grad()
 def score(
     run: CleanRun,
     stream: Float[Tensor, "row pos d_model"],
@@ -134,47 +122,13 @@ def score(
     begin: int,
     readers: Mapping[str, Reader] | None = None,
 ) -> Outcome:
-    """Unembed the stream of the positions from `begin` on and compare with the tokens that follow them.
+    """Compare what the stream of the positions from `begin` on predicts with the tokens that follow them.
 
-    `readers` are given these logits; those that want all scored positions need a stream that covers them.
+    `readers` see these positions; those that want all scored ones need a stream that covers them.
     """
     targets = run.tokens[paragraph][:, begin + 1 : begin + 1 + stream.shape[1]]
-    rows = max(1, MOST_LOGITS // max(1, stream.shape[1] * run.weights.unembed.shape[0]))
-    parts = zip(stream.split(rows), targets.split(rows), paragraph.split(rows), strict=True)
-    return joined([_score(run.weights, *part, readers or {}) for part in parts])
-
-
-def _score(
-    weights: Layouts,
-    stream: Float[Tensor, "row pos d_model"],
-    targets: Int[Tensor, "row pos"],
-    paragraph: Int[Tensor, " row"],
-    readers: Mapping[str, Reader],
-) -> Outcome:
-    logits = unembedded(weights, stream)
-    nll = logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
-    read = {name: reader(logits, paragraph) for name, reader in readers.items()}
-    return Outcome(nll, logits.argmax(-1) == targets, read)
-
-
-def unembedded(weights: Layouts, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
-    """Logits of these positions; a sum over the vocabulary needs more than half precision."""
-    logits = F.linear(weights.norm(stream), weights.unembed, weights.unembed_bias)
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def joined(outcomes: "list[Outcome]") -> Outcome:
-    """The rows of several, in order."""
-    return Outcome(
-        torch.cat([one.nll for one in outcomes]),
-        torch.cat([one.hits for one in outcomes]),
-        {name: torch.cat([one.read[name] for one in outcomes]) for name in outcomes[0].read},
-    )
-
-
-def on_cpu(outcome: Outcome) -> Outcome:
-    """The same in main memory."""
-    return Outcome(outcome.nll.cpu(), outcome.hits.cpu(), {name: one.cpu() for name, one in outcome.read.items()})
+    outcome, rows = compared(run.weights, stream, targets, paragraph)
+    return Outcome(outcome.nll, outcome.hits, {name: reader(rows) for name, reader in (readers or {}).items()})
 
 
 @torch.no_grad()

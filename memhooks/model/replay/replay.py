@@ -17,7 +17,8 @@ from torch import Tensor
 
 from memhooks.model.replay.batches import Batches
 from memhooks.model.replay.block import KeysValues, run_block
-from memhooks.model.replay.clean_run import CleanRun, Outcome, Reader, score
+from memhooks.model.replay.clean_run import CleanRun, score
+from memhooks.model.replay.scoring import Outcome, Reader
 from memhooks.model.replay.work import Work, attention_pairs, block_flops, unembed_flops
 
 NEAR = 8
@@ -79,10 +80,10 @@ def replay(
         edits: the rows.
         batches: how many rows run together.
         work: counts what is done.
-        readers: further numbers to read off the logits of all scored positions.
+        readers: further numbers to read off all scored positions.
     """
     work, batches, readers = work or Work(), batches or Batches(64), readers or {}
-    found = _clean(run, readers).select(edits.paragraph)
+    found = run.read(readers).select(edits.paragraph)
     work.add_full_passes(run.weights, len(edits), run.tokens.shape[1])
 
     def run_rows(rows: Tensor) -> None:
@@ -104,13 +105,6 @@ def replay(
         batches.run(rows, run_rows)
     work.rows_per_batch = batches.rows
     return found
-
-
-def _clean(run: CleanRun, readers: Mapping[str, Reader]) -> Outcome:
-    if not readers:
-        return run.outcome
-    everyone = torch.arange(len(run.tokens), device=run.device)
-    return score(run, run.final[:, run.first - 1 : -1], everyone, begin=run.first - 1, readers=readers)
 
 
 def _replayed(run: CleanRun, edits: Edits, start: int, begin: int, work: Work) -> Float[Tensor, "row pos d_model"]:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from memhooks.model.replay.batches import Batches
-from memhooks.model.replay.clean_run import CleanRun, Outcome, Reader, Site, activation, joined
+from memhooks.model.replay.clean_run import CleanRun, Site, activation
 from memhooks.model.replay.edits import Cells, activation_edits
 from memhooks.model.replay.replay import replay
+from memhooks.model.replay.scoring import Outcome, Reader, joined
 from memhooks.model.replay.work import Work
 
 Put = Callable[[Cells], Tensor]

@@ -6,7 +6,12 @@ outputs of attention, its scores and sums, the MLP, and the unembedding. All els
 
 from dataclasses import dataclass
 
+import torch
+
 from memhooks.model.replay.layouts import Layer, Layouts
+
+TOGETHER = 8
+"""Paragraphs whose runs a sweep holds at once; fixed, so that results are the same bit for bit."""
 
 
 @dataclass
@@ -41,6 +46,8 @@ class Work:
             "flops_of_full_passes": self.naive_flops,
             "flops_floor": self.floor_flops,
             "rows_per_batch": self.rows_per_batch,
+            "paragraphs_together": TOGETHER,
+            "threads": torch.get_num_threads(),  # with the same chunks and threads results are equal bit for bit
         }
 
     def add_full_passes(self, weights: Layouts, n_rows: int, n_pos: int) -> None:

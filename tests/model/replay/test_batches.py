@@ -74,7 +74,7 @@ def test_a_sweep_that_ran_out_of_memory_gives_the_same_and_says_so(run, monkeypa
 def test_the_limit_comes_from_free_memory(run, monkeypatch):
     assert batches(run, 5).rows == 5
     assert batches(run, None).rows == MOST
-    free = 2 * (3 * module.MOST_LOGITS * 4 + 7 * bytes_per_row(run))
+    free = 2 * (3 * module.ROWS * module.SLICE * 4 + 7 * bytes_per_row(run))
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("M", (), {"available": free}))
     assert batches(run, None).rows == 7
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("M", (), {"available": 0}))
