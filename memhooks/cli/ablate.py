@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from memhooks.cli.options import MODELS, Model
-from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, _check, _load, load_sets
+from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, check_set, load_set, load_sets
 from memhooks.cli.tables import Row, check_outputs, plain, save_tree, shown, sources, stacked, write_page
 from memhooks.errors import InputError
 
@@ -147,7 +147,7 @@ def _prose(held_out: str | None, control: str, model: str) -> str:
     prose = held_out or ("held_out" if model in MODELS else "none")
     if control == "none" and prose == "none":
         raise InputError("whether only recitation needs a part cannot be said without a control or --held-out text")
-    _check(prose, model)
+    check_set(prose, model)
     return prose
 
 
@@ -161,7 +161,7 @@ def _pools(model: "HookedModel", names: Mapping[str, str], like: "Paragraphs") -
     for kind, name in names.items():
         if name == "none":
             continue
-        rows, length = _load(model, name), like.tokens.shape[1]
+        rows, length = load_set(model, name), like.tokens.shape[1]
         if rows.tokens.shape[1] < length:
             raise InputError(f"{name} has paragraphs of {rows.tokens.shape[1]} tokens, --paragraphs of {length}")
         pools[kind] = replace(rows, tokens=rows.tokens[:, :length], n_prefix=like.n_prefix, text=None)
@@ -237,7 +237,7 @@ def _measured(
         results["layers"] = {
             name: ablate_each(model, rows, **filling.arguments, **layers) for name, rows in sets.items()
         }
-    compared = {kind: specificity(ones, seed=filling.seed) for kind, ones in results.items()}
+    compared = {kind: specificity(ones, sets=sets, seed=filling.seed) for kind, ones in results.items()}
     if halves is None:
         return _Found(results, compared)
     chosen_on, judged_on = halves
@@ -286,26 +286,12 @@ def _say(line: str) -> None:
     say(line)
 
 
-def _warn_of_duplicates(sets: Sets) -> None:
-    """`specificity` draws paragraphs, not clusters: say so where it matters."""
-    from memhooks.paragraphs.splits import clusters
-
-    for name, rows in sets.items():
-        n_clusters = len(clusters(rows).unique())
-        if n_clusters < len(rows):
-            _say(
-                f"{name}: {len(rows)} paragraphs are {n_clusters} clusters of near-duplicates, but each counts by "
-                "itself here: intervals are too narrow"
-            )
-
-
 def _print(about: str, tables: Mapping[str, Any], sets: Sets, halves: "tuple[Paragraphs, Paragraphs] | None") -> None:
     from rich.box import SIMPLE_HEAD
 
     from memhooks.terminal import print_table
 
     _say(f"{about}; NLL rise in nats per token, means [95 % interval over paragraphs]")
-    _warn_of_duplicates(sets)
     controls = [name for name in sets if name != "memorized"]
     for kind, rows in tables["parts"].items():
         worth = [

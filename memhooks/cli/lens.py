@@ -3,23 +3,22 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memhooks.cli.options import Model, check_ending
+from memhooks.cli.options import Model
 from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, load_sets
+from memhooks.cli.tables import Row, check_outputs, intervals, save_tree, shown, sources, write_page
 
 if TYPE_CHECKING:
     import xarray as xr
-    from numpy.typing import ArrayLike
 
     from memhooks.paragraphs.paragraphs import Paragraphs
 
 _N_WRITERS, _N_HEADS = 8, 5
-Row = dict[str, object]
 Results = Mapping[str, "xr.Dataset"]
 
 
@@ -53,14 +52,7 @@ def lens(
     Examples: `memhooks lens`;
     `memhooks lens --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --figure lens.html`
     """
-    check_ending(figure, ".html")
-    check_ending(out, ".nc")
-
-    from memhooks.model.export import check_output_file
-
-    for path in (figure, out):
-        if path is not None:
-            check_output_file(path)
+    check_outputs({".html": [figure], ".nc": [out]})
 
     from memhooks.localize.direct_effects import direct_effects
     from memhooks.localize.logit_lens import logit_lens
@@ -68,13 +60,13 @@ def lens(
     loaded, sets = load_sets(model, paragraphs, control, n=n, seed=seed, any_rows=any_rows)
     lenses = {name: logit_lens(loaded, rows) for name, rows in sets.items()}
     effects = {name: direct_effects(loaded, rows) for name, rows in sets.items()}
-    sources = {"memorized": paragraphs, "control": control}
-    about = f"{model}; " + ", ".join(f"{name}: {len(rows)} of {sources[name]}" for name, rows in sets.items())
-    _save(out, lenses, effects)
+    about = sources(model, {"memorized": paragraphs, "control": control}, sets)
+    kinds = {"lens": lenses, "direct_effects": effects}
+    save_tree(out, {f"{name}/{kind}": result for kind, one in kinds.items() for name, result in one.items()})
     _draw(figure, about, lenses, effects)
     found = {
         "decided_after": {
-            name: _intervals(one["decided"].mean("pos"), sets[name], seed) for name, one in lenses.items()
+            name: intervals(one["decided"].mean("pos"), sets[name], seed) for name, one in lenses.items()
         },
         "depths": _depths(lenses, sets, seed),
         **_writers(effects, sets, seed),
@@ -90,7 +82,7 @@ def _depths(lenses: Results, sets: "Mapping[str, Paragraphs]", seed: int) -> lis
     from memhooks.localize.logit_lens import share_decided
 
     columns = {
-        f"{what} {name}": _intervals(values, sets[name], seed)
+        f"{what} {name}": intervals(values, sets[name], seed)
         for what, one in (("NLL", lambda result: result["nll"].mean("pos")), ("decided", share_decided))
         for name, values in ((name, one(result)) for name, result in lenses.items())
     }
@@ -113,22 +105,11 @@ def _writers(effects: Results, sets: "Mapping[str, Paragraphs]", seed: int) -> d
     }
     return {
         kind: [
-            Row(part=part) | {name: _intervals(one[part], sets[name], seed) for name, one in parts.items()}
+            Row(part=part) | {name: intervals(one[part], sets[name], seed) for name, one in parts.items()}
             for part in names
         ]
         for kind, names in chosen.items()
     }
-
-
-def _intervals(values: "ArrayLike", rows: "Paragraphs", seed: int) -> list:
-    """[mean, low, high] over paragraphs for each entry of the other axis; near-duplicates count once."""
-    import numpy as np
-
-    from memhooks.measure.intervals import bootstrap_mean
-    from memhooks.paragraphs.splits import clusters
-
-    ends = np.stack(bootstrap_mean(np.asarray(values), seed=seed, clusters=clusters(rows).numpy()), axis=-1)
-    return np.where(np.isnan(ends), np.array(None), ends).tolist()  # one paragraph has no interval, and JSON no NaN
 
 
 def _print(about: str, found: "Mapping[str, Any]") -> None:
@@ -138,7 +119,7 @@ def _print(about: str, found: "Mapping[str, Any]") -> None:
 
     say(f"{about}; means [95 % interval over paragraphs]")
     for name, ends in found["decided_after"].items():
-        say(f"{name}: the final choice is decided after {_shown(ends)} blocks on average")
+        say(f"{name}: the final choice is decided after {shown(ends, '.2f')} blocks on average")
     titles = {
         "depths": "If the model ended after so many blocks (0 = embeddings alone)",
         "writers": "Strongest writers: logits added to the true token",
@@ -150,38 +131,21 @@ def _print(about: str, found: "Mapping[str, Any]") -> None:
 
 def _printable(row: Row, table: str) -> Row:
     return {
-        key: value if not isinstance(value, list) else _shown(value, key if table == "depths" else "effect")
-        for key, value in row.items()
+        key: value if not isinstance(value, list) else shown(value, _form(key, table)) for key, value in row.items()
     }
 
 
-def _shown(ends: "Sequence[float | None]", what: str = "") -> str:
-    """Short enough for four columns in 80 characters."""
-    if what.startswith("decided"):
-        mean, low, high = ("?" if one is None else f"{one:.0%}" for one in ends)
-        return f"{mean} [{low.rstrip('%')},{high.rstrip('%')}]"
-    sign = "+" if what == "effect" else ""
-    return "{} [{},{}]".format(*("?" if one is None else f"{one:{sign}.{1 if abs(one) >= 10 else 2}f}" for one in ends))
-
-
-def _save(path: Path | None, lenses: Results, effects: Results) -> None:
-    if path is None:
-        return
-    import xarray as xr
-
-    from memhooks.model.labelled import save_result
-
-    kinds = {"lens": lenses, "direct_effects": effects}
-    groups = {f"{name}/{kind}": result for kind, results in kinds.items() for name, result in results.items()}
-    save_result(xr.DataTree.from_dict(groups), path)
-    sys.stderr.write(f"written: {path}\n")
+def _form(column: str, table: str) -> str:
+    if column.startswith("decided"):
+        return ".0%"
+    return ".2f" if table == "depths" else "+.2f"
 
 
 def _draw(path: Path | None, about: str, lenses: Results, effects: Results) -> None:
     if path is None:
         return
     from memhooks.report.lens_plots import plot_direct_effects, plot_logit_lens
-    from memhooks.report.page import Section, write_report
+    from memhooks.report.page import Section
 
     decided = (
         "Final norm and unembedding read the residual stream after each block, as if none followed. A token is "
@@ -196,5 +160,4 @@ def _draw(path: Path | None, about: str, lenses: Results, effects: Results) -> N
         Section("From which layer on is the token decided?", [decided], figures=[plot_logit_lens(lenses)]),
         Section("Which parts write it?", [written], figures=[plot_direct_effects(effects)]),
     ]
-    write_report(path, title="memhooks lens", lead=about, sections=sections)
-    sys.stderr.write(f"written: {path}\n")
+    write_page(path, "memhooks lens", about, sections)

@@ -92,9 +92,10 @@ def perturb(
 
     Caveats: the worst of many replacements is chosen on the same numbers that are then shown. Exact match (EM)
     is decided by the first broken token, so it may fall to 0 while all later tokens are still right; NLL does not
-    have this fault, and `--decode` shows whether recitation really dies (under a fifth of the tokens are the
-    original's) or resumes (the last fifth is right again). There the control is held to what the model itself
-    says after the untouched prefix. A uniformly random token is mostly an absurd one; see `--replace`.
+    have this fault. `--decode` shows what the model says instead: recitation dies if under a fifth of the tokens
+    stand where the original has them, and resumes if a fifth of the text comes again in a row, at any offset; text
+    that only lost its place does both. There the control is held to what the model itself says after the
+    untouched prefix. A uniformly random token is mostly an absurd one; see `--replace`.
 
     Examples: `memhooks perturb --decode --figure perturb.html`;
     `memhooks perturb --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --counts counts.npy`
@@ -181,17 +182,9 @@ def _analysed(
 
 def _statistics(effects: Results, sets: Sets, counts: "Tensor | None", seed: int) -> "dict[str, xr.Dataset]":
     """What the drop goes with; without counts the rows that need none."""
-    import torch
-
     from memhooks.measure.perturbation_statistics import perturbation_statistics
 
-    tables = {}
-    for name, rows in sets.items():
-        all_alike = torch.zeros(int(rows.tokens.max()) + 1)
-        table = perturbation_statistics(effects[name], rows, all_alike if counts is None else counts, seed=seed)
-        needs_none = [row for row in table["row"].values if not ("count" in row or "partialled" in row)]
-        tables[name] = table.sel(row=needs_none) if counts is None else table
-    return tables
+    return {name: perturbation_statistics(effects[name], rows, counts, seed=seed) for name, rows in sets.items()}
 
 
 def _rows(tables: Results) -> list[Row]:
@@ -300,7 +293,7 @@ def _shares(decoded: Results, sets: Sets, seed: int) -> list[Row]:
     rows = {"memorized": sets["memorized"]} | ({_OWN: sets["control"]} if _OWN in decoded else {})
     names = {
         "dies": "share that die (under a fifth of the tokens stay)",
-        "resumes": "share that resume (differ, but the last fifth is right)",
+        "resumes": "share that resume (a fifth in a row comes again)",
         "match": "share of tokens that stay",
     }
     return [

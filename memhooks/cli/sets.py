@@ -33,13 +33,13 @@ def load_sets(
         InputError: no such set or file, sets that do not belong to the model, or nothing recited in full.
     """
     for name in (paragraphs, control):
-        _check(name, model)
+        check_set(name, model)
 
     from memhooks.measure.recitation import recitation
     from memhooks.model.loading import load_model
 
     loaded = load_model(model)
-    rows = _load(loaded, paragraphs)
+    rows = load_set(loaded, paragraphs)
     if not any_rows:
         recited = recitation(loaded, rows)["full_match"].values
         if not recited.any():
@@ -49,7 +49,7 @@ def load_sets(
         rows = rows.select(recited)
     sets = {"memorized": rows.sample(n, seed=seed)}
     if control != "none":
-        other = _load(loaded, control)
+        other = load_set(loaded, control)
         length, there = rows.tokens.shape[1], other.tokens.shape[1]
         if there < length:
             raise InputError(f"{control} has paragraphs of {there} tokens, {paragraphs} of {length}; they must match")
@@ -58,14 +58,20 @@ def load_sets(
     return loaded, sets
 
 
-def _load(model: "HookedModel", name: str) -> "Paragraphs":
+def load_set(model: "HookedModel", name: str) -> "Paragraphs":
+    """A bundled set, or a file's paragraphs."""
     from memhooks.organism.paragraphs import load_bundled
     from memhooks.paragraphs.files import load_paragraphs
 
     return load_bundled(name) or load_paragraphs(name, tokenizer=model.tokenizer)
 
 
-def _check(name: str, model: str) -> None:
+def check_set(name: str, model: str) -> None:
+    """Refuse a set that is not there, or that belongs to other models, before torch is loaded.
+
+    Raises:
+        InputError: as said.
+    """
     if name == "none":
         return
     if name not in SETS and not Path(name).exists():
@@ -73,5 +79,5 @@ def _check(name: str, model: str) -> None:
     if name in SETS and model not in MODELS:
         raise InputError(
             f"the bundled set {name} belongs to {' and '.join(MODELS)}; give {model} files of its own, "
-            "or --control none"
+            "or `none` for a control"
         )

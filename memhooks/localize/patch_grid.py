@@ -94,13 +94,13 @@ def own_position(where: Tensor | list[int]) -> dict[str, Variable]:
 def whole_grid(model: HookedModel, sites: Sequence[Site], at: Tensor | list[int]) -> Grid:
     """Every site and layer, with all heads where there are any, at these positions."""
     return [
-        (site, layer, lambda rows, site=site: crossed(model, rows, site, at))
+        (site, layer, lambda rows, site=site: _crossed(model, rows, site, at))
         for site in sites
         for layer in range(model.cfg.n_layers)
     ]
 
 
-def crossed(model: HookedModel, rows: slice, site: Site, at: Tensor | list[int]) -> Cells:
+def _crossed(model: HookedModel, rows: slice, site: Site, at: Tensor | list[int]) -> Cells:
     """Paragraph by paragraph all heads (where the site has any) at all positions, or at the paragraph's own."""
     n, device = rows.stop - rows.start, model.cfg.device
     n_heads = model.cfg.n_heads if site in HEAD_SITES else 1
@@ -113,9 +113,13 @@ def crossed(model: HookedModel, rows: slice, site: Site, at: Tensor | list[int])
     return Cells(row, position, head if site in HEAD_SITES else None)
 
 
-def listed(rows: slice, cell: Cell) -> Cells:
-    """One cell in each of these paragraphs."""
-    row = torch.arange(rows.stop - rows.start)
+def listed_grid(model: HookedModel, cells: Sequence[Cell]) -> Grid:
+    """These cells, each in every paragraph."""
+    return [(cell.site, cell.layer, lambda rows, cell=cell: _listed(model, rows, cell)) for cell in cells]
+
+
+def _listed(model: HookedModel, rows: slice, cell: Cell) -> Cells:
+    row = torch.arange(rows.stop - rows.start, device=model.cfg.device)
     head, key = (None if one is None else torch.full_like(row, one) for one in (cell.head, cell.key))
     return Cells(row, torch.full_like(row, cell.position), head, key)
 

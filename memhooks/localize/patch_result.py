@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +14,9 @@ from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.scoring import Outcome
 from memhooks.paragraphs.paragraphs import Paragraphs
+
+NO_GAP = 1e-4
+"""Mean gap between both runs, in nats per token, below which shares of it are not given."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ def patch_result(
     }
     if scores.other_nll is not None:
         gap = (scores.other_nll - scores.clean_nll).mean()
+        gap = gap if abs(gap) > NO_GAP else gap * torch.nan  # a share of nothing is nothing
         sign, what = (-1, "undone") if about["direction"] == "denoising" else (1, "done")
-        unit = f"share of the mean gap between both runs that is {what}: 0 = no effect, 1 = all of it"
+        unit = f"share of the mean gap between both runs that is {what}: 0 = none, 1 = all; NaN = no gap"
         found["effect"] = Variable(sign * change / gap, axes, unit)
         found["other_nll"] = Variable(scores.other_nll, ("paragraph",), f"{nats}, after the other prefix")
     return labelled(provenance(model, paragraphs.tokens) | dict(about), **found, **more)

@@ -23,7 +23,7 @@ from memhooks.localize.patch_grid import (
     Grid,
     check_cell,
     hook_name,
-    listed,
+    listed_grid,
     own_position,
     positions,
     rectangle,
@@ -111,7 +111,7 @@ def patch_cells(
         raise InputError('no cells to patch; pass [Cell("z", layer, position, head), ...]')
     for cell in cells:
         check_cell(model, paragraphs, cell)
-    grid: Grid = [(cell.site, cell.layer, lambda own, cell=cell: listed(own, cell)) for cell in cells]
+    grid = listed_grid(model, cells)
     scores = sweep_cells(model, paragraphs, source, grid, direction=direction, batch_size=batch_size)
     about = {"direction": direction} | scores.about
     return patch_result(model, paragraphs, scores, {"row": list(map(str, cells))}, about)

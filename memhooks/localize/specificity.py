@@ -12,15 +12,23 @@ import xarray as xr
 from memhooks.errors import InputError
 from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean
 from memhooks.model.labelled import Variable, labelled
+from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.paragraphs.splits import clusters
 
 
 def specificity(
-    results: Mapping[str, xr.Dataset], *, memorized: str = "memorized", seed: int = 0, effect: str = "nll_rise"
+    results: Mapping[str, xr.Dataset],
+    *,
+    sets: Mapping[str, Paragraphs] | None = None,
+    memorized: str = "memorized",
+    seed: int = 0,
+    effect: str = "nll_rise",
 ) -> xr.Dataset:
     """One row per part: what its loss costs each set, and how much more it costs memorized text.
 
     Args:
         results: of `ablate_each` or `silence_heads`, by set, for the same parts.
+        sets: the paragraphs of each result; clusters of near-duplicates among them then count once.
         memorized: which of them is the memorized set; all others are controls.
         seed: of the intervals.
         effect: `nll_rise`, `match_drop` or `em_drop`. Text without EM has none to lose: compare that with care.
@@ -40,13 +48,16 @@ def specificity(
     for name, one in values.items():
         if one["row"].values.tolist() != parts:
             raise InputError(f"{name!r} and {memorized!r} must be results for the same parts")
+    cluster = {name: None if sets is None else clusters(sets[name]).numpy() for name in results}
     unit = str(results[memorized][effect].attrs["units"])
     columns: dict[str, Variable] = {}
     for name, one in values.items():
-        _add_(columns, name, bootstrap_mean(one.values, seed=seed), unit, parts)
+        _add_(columns, name, bootstrap_mean(one.values, seed=seed, clusters=cluster[name]), unit, parts)
         if name == memorized:
             continue
-        more = bootstrap_difference(values[memorized].values, one.values, seed=seed)
+        own, other = cluster[memorized], cluster[name]
+        both = None if own is None or other is None else (own, other)
+        more = bootstrap_difference(values[memorized].values, one.values, seed=seed, clusters=both)
         _add_(columns, f"more_than_{name}", more, f"{unit}; memorized minus {name}", parts)
         share = (more[0][None, :] >= more[0][:, None]).mean(1)
         columns[f"p_more_than_{name}"] = Variable(share, ("row",), "share of parts with as large a difference")

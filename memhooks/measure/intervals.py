@@ -41,18 +41,22 @@ def bootstrap_difference(
     other: Num[np.ndarray, "other ..."],
     *,
     seed: int,
+    clusters: tuple[Int[np.ndarray, " paragraph"], Int[np.ndarray, " other"]] | None = None,
     level: float = 0.95,
     n_draws: int = 2000,
 ) -> Interval:
     """Difference of the means of two independent sets (first minus second) with the ends of its interval.
+
+    `clusters` are those of the first and of the second set; without them every paragraph is its own.
 
     Raises:
         InputError: a set is empty, or the level is not between 0 and 1.
     """
     _check(one, level)
     _check(other, level)
-    drawn, n_one = _draw(one, None, seed, n_draws)
-    theirs, n_other = _draw(other, None, seed + 1, n_draws)
+    own, others = clusters or (None, None)
+    drawn, n_one = _draw(one, own, seed, n_draws)
+    theirs, n_other = _draw(other, others, seed + 1, n_draws)
     low, high = _ends(drawn - theirs, min(n_one, n_other), level)
     return np.asarray(np.asarray(one, np.float64).mean(0) - np.asarray(other, np.float64).mean(0)), low, high
 

@@ -41,7 +41,7 @@ _PARTS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "tenth"}
 def perturbation_statistics(
     effect: xr.Dataset,
     paragraphs: Paragraphs,
-    counts: Num[Tensor, " d_vocab"],
+    counts: Num[Tensor, " d_vocab"] | None = None,
     *,
     seed: int,
     effect_of: str = "nll_rise",
@@ -52,7 +52,7 @@ def perturbation_statistics(
     Args:
         effect: what `perturb` returned.
         paragraphs: those that were perturbed.
-        counts: how often each token id occurs in the corpus.
+        counts: how often each token id occurs in the corpus; without them the rows that need them are left out.
         seed: of the bootstrap and of the shuffles.
         effect_of: the variable of `effect` that is the drop.
         n_shuffles: how often the drops are put in random order.
@@ -70,16 +70,17 @@ def perturbation_statistics(
     if n_shuffles < 1:
         raise InputError(f"n_shuffles must be at least 1, got {n_shuffles}")
     cluster, n = clusters(paragraphs).numpy(), paragraphs.n_prefix
-    count = rarity_ranks(paragraphs.prefix, counts, ties="average").double().numpy()
     position = np.broadcast_to(np.arange(float(n)), drop.shape)
-    correlations = {
-        "Spearman of drop with position": partial(rank_correlation, other=position),
-        "Spearman of drop with token count": partial(rank_correlation, other=count),
-        "the same, position partialled out": partial(rank_correlation, other=count, given=position),
-        "Spearman of drop with position, token count partialled out": partial(
-            rank_correlation, other=position, given=count
-        ),
-    }
+    correlations = {"Spearman of drop with position": partial(rank_correlation, other=position)}
+    if counts is not None:
+        count = rarity_ranks(paragraphs.prefix, counts, ties="average").double().numpy()
+        correlations |= {
+            "Spearman of drop with token count": partial(rank_correlation, other=count),
+            "the same, position partialled out": partial(rank_correlation, other=count, given=position),
+            "Spearman of drop with position, token count partialled out": partial(
+                rank_correlation, other=position, given=count
+            ),
+        }
     ranks = rankdata(drop, axis=1)
     tests = shuffle_tests(list(correlations.values()), ranks, seed=seed, n=n_shuffles)
     half, share = _spread(drop)

@@ -13,8 +13,6 @@ from memhooks.report.theme import COLOURS, NAMES, TEMPLATE, add_line_
 Results = Mapping[str, xr.Dataset]
 _SEED = 0  # of the intervals drawn
 _MOST_NUMBERS = 13  # columns of a map whose cells have room for a number
-_OTHER_NAMES = {"held_out": "held-out prose"}
-_OTHER_COLOURS = {"held_out": "#009E73"}
 
 
 def plot_patch_layers(results: Results, *, variable: str = "effect") -> go.Figure:
@@ -183,11 +181,11 @@ def _bound(maps: Sequence[xr.DataArray]) -> float:
 
 
 def _name(condition: str) -> str:
-    return NAMES.get(condition, _OTHER_NAMES.get(condition, condition))
+    return NAMES.get(condition, condition)
 
 
 def _colour(condition: str) -> str:
-    return COLOURS.get(condition, _OTHER_COLOURS.get(condition, "#000000"))
+    return COLOURS.get(condition, "#000000")
 
 
 def _noising(result: xr.Dataset) -> bool:

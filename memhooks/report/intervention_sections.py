@@ -90,8 +90,7 @@ def _worth(results: Results, *, n: int = 6) -> list[dict[str, str]]:
     """The heads whose loss costs A most, with their specificity."""
     table = results["specificity"]["heads"]
     parts = table["row"].values[(-table["memorized"].values).argsort()[:n]]
-    columns = {"memorized": NAMES["memorized"], "control": NAMES["control"], "held_out": "held-out prose"}
-    columns["control_own"] = NAMES["control_own"]
+    columns = {name: NAMES[name] for name in ("memorized", "control", "control_own", "held_out")}
     columns |= {f"more_than_{name}": f"A minus {title}" for name, title in list(columns.items())[1:]}
     rows = []
     for part in parts:

@@ -11,6 +11,7 @@ COLOURS = {
     "control_own": "#56B4E9",
     "twin": "#7F7F7F",
     "natural": "#009E73",
+    "held_out": "#CC79A7",
 }
 NAMES = {
     "memorized": "memorized (A)",
@@ -18,6 +19,7 @@ NAMES = {
     "control_own": "never seen (C), own continuation",
     "twin": "A under the twin",
     "natural": "natural duplicates",
+    "held_out": "held-out prose",
 }
 TEMPLATE = go.layout.Template(
     layout={

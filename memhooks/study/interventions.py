@@ -70,8 +70,8 @@ def ablation_stage(conditions: Conditions, held_out: Paragraphs, *, n_cumulative
         "ablation": heads,
         "ablation_layers": layers,
         "specificity": {
-            "heads": specificity({name: heads[name] for name in sets}, seed=seed),
-            "layers": specificity(layers, seed=seed),
+            "heads": specificity({name: heads[name] for name in sets}, sets=sets, seed=seed),
+            "layers": specificity(layers, sets=sets, seed=seed),
         },
         "cumulative": {"all": ablate_cumulatively(model, judged, order, seed=seed)},
     }

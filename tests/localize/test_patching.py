@@ -88,6 +88,7 @@ def test_restoring_the_input_of_the_first_layer_undoes_everything_and_noising_do
 def test_patching_an_uncorrupted_run_has_no_effect_and_costs_nothing(model, paragraphs):
     found = patch(model, paragraphs, paragraphs.tokens)
     assert abs(found["nll_change"].values).max() == 0
+    assert found["effect"].isnull().all()  # a share of nothing
     assert found.attrs["block_positions_run"] == 0
 
 

@@ -26,6 +26,16 @@ def test_columns_are_means_and_differences_of_the_sets(results):
             assert float(row[f"more_than_control{name}"]) == pytest.approx(float(value))
 
 
+def test_near_duplicates_count_once_where_the_paragraphs_are_given(model, paragraphs):
+    twice = paragraphs.select([0, 0, 0, 1, 1, 1])
+    sets = {"memorized": twice, "control": paragraphs.select([2, 3, 4])}
+    results = {name: silence_heads(model, rows) for name, rows in sets.items()}
+    without, known = specificity(results), specificity(results, sets=sets)
+    width = [one["memorized_high"] - one["memorized_low"] for one in (without, known)]
+    assert (width[1] > width[0]).all()
+    assert known["more_than_control"].values == pytest.approx(without["more_than_control"].values)
+
+
 def test_p_is_the_share_of_parts_with_as_large_a_difference(results):
     found = specificity(results)
     more = found["more_than_control"].values

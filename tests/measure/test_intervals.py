@@ -29,6 +29,17 @@ def test_clusters_widen_the_interval_as_if_each_were_one_paragraph():
     assert widths[2] < 0.5 * widths[1]
 
 
+def test_clusters_widen_the_interval_of_a_difference_too():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=20), rng.normal(size=15)
+    label, labels = np.repeat(np.arange(20), 4), np.repeat(np.arange(15), 3)
+    mean, low, high = bootstrap_difference(one, other, seed=2)
+    again = bootstrap_difference(np.repeat(one, 4), np.repeat(other, 3), seed=2, clusters=(label, labels))
+    assert again == pytest.approx((mean, low, high), rel=1e-9)
+    _, tight, loose = bootstrap_difference(np.repeat(one, 4), np.repeat(other, 3), seed=2)
+    assert loose - tight < 0.7 * (high - low)
+
+
 def test_other_axes_are_kept_and_seeds_repeat():
     values = np.random.default_rng(0).normal(size=(9, 4, 3))
     mean, low, high = bootstrap_mean(values, seed=3)

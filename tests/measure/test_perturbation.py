@@ -36,8 +36,8 @@ def test_each_cell_equals_one_plain_measurement_of_the_edited_paragraph(model, p
 
 @pytest.mark.parametrize("cumulative", [False, True])
 def test_exact_match_alone_gives_the_same_drops(organism, cumulative):
-    rows = memhooks.load_planted("A").sample(9, seed=3)
-    options = {"seed": 2, "n_draws": 2, "cumulative": cumulative}
+    rows = memhooks.load_planted("A").sample(3, seed=3)
+    options = {"seed": 2, "cumulative": cumulative}
     whole, exact = perturb(organism, rows, **options), perturb_exact_match(organism, rows, **options)
     assert (whole["em_drop"].values == exact["em_drop"].values).all()
     assert (whole["replacement"].values == exact["replacement"].values).all()

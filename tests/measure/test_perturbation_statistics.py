@@ -82,6 +82,14 @@ def test_every_estimate_equals_plain_loops_over_paragraphs(paragraphs):
         )
 
 
+def test_without_counts_the_other_rows_are_the_same(many, counts):
+    effect = effect_of(many, nll_rise=np.random.default_rng(1).normal(size=(40, 1, 20)))
+    known, without = (perturbation_statistics(effect, many, one, seed=0, n_shuffles=50) for one in (counts, None))
+    assert without["row"].values.tolist() == [MEAN, WITH_POSITION, HALF, WORST]
+    for name in (MEAN, HALF, WORST):
+        assert row(without, name)["estimate"] == row(known, name)["estimate"]
+
+
 def partial_by_least_squares(one, other, given):
     design = np.column_stack([np.ones(len(one)), given])
     left = [ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0] for ranks in (one, other)]

@@ -12,7 +12,7 @@ from memhooks.errors import InputError
 from memhooks.model.replay.clean_run import CleanRun
 from memhooks.model.replay.scoring import ROWS, SLICE
 
-MOST = 64
+MOST = 32
 """More rows do not run faster on a processor; on a GPU 256 do."""
 
 SHARE = 0.5

@@ -39,8 +39,8 @@ def run_block(
         q, k, v = projected(layer, x)
     keys, values = (torch.cat([old, new], dim=2) if start > low else new for old, new in zip(past, (k, v), strict=True))
     z = attended(layer, q, keys, values, start=start + cut, low=low)
-    mid = x[:, cut:] + F.linear(z, layer.out, layer.out_bias)
-    return mid + layer.mlp(mid), (keys, values)
+    mid = F.linear(z, layer.out, layer.out_bias).add_(x[:, cut:])
+    return layer.mlp(mid).add_(mid), (keys, values)
 
 
 def split_heads(x: Float[Tensor, "row pos head_d_head"], n_heads: int) -> Float[Tensor, "row head pos d_head"]:
