@@ -24,9 +24,9 @@ def intervention_sections(results: Results) -> list[Section]:
     )
     worth = (
         "Every head is silenced (zero) alone. It matters for recitation only if its loss costs memorized text more "
-        "than other text; p is the share of all heads with as large a difference. The model's own continuation is as "
-        "likely to it as memorized text, so it is the control for a low loss. Then the worst heads together, chosen "
-        "on one half of A and judged on the other, beside as many random heads (dashed)."
+        "than other text; p is the share of all heads with as large a difference. The model's own continuation of "
+        "C is what it says, as memorized text is, at a loss between that of A and C; losses are not matched. Then the "
+        "worst heads together, chosen on one half of A and judged on the other, beside random heads (dashed)."
     )
     lens = (
         "Final norm and unembedding read the stream after each block. A token is decided at the depth from which on "

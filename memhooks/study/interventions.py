@@ -59,7 +59,7 @@ def ablation_stage(conditions: Conditions, held_out: Paragraphs, *, n_cumulative
     control = conditions["control"][1]
     heads = {name: silence_heads(*pair) for name, pair in conditions.items()}
     heads["held_out"] = silence_heads(model, held_out)
-    # Its own continuation is as likely to the model as memorized text is: the control for a low loss.
+    # Its own continuation is what the model says, as memorized text is, at a loss in between.
     sets = {"memorized": memorized, "control": control, "control_own": conditions["control_own"][1]}
     sets["held_out"] = held_out
     layers = {name: ablate_each(model, rows, **every_layer(model)) for name, rows in sets.items()}

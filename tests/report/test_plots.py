@@ -74,7 +74,7 @@ def results():
         )
         found["attention"][name] = attention.assign_coords(layer=range(4), head=range(4))
         patching = dataset(rng, shift, effect=(("paragraph", "site", "layer"), (20, 2, 4)))
-        damage = {"clean_nll": ("paragraph", np.zeros(20)), "corrupted_nll": ("paragraph", np.full(20, 2.0))}
+        damage = {"clean_nll": ("paragraph", np.zeros(20)), "other_nll": ("paragraph", np.full(20, 2.0))}
         patching = patching.assign(damage)
         ablation = dataset(rng, shift, nll_rise=(("paragraph", "layer", "head"), (20, 4, 4)))
         found["ablation"][name] = ablation.assign_coords(layer=range(4), head=range(4))
