@@ -22,6 +22,7 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 TOKENS = torch.arange(20).reshape(2, 10)
 OTHERS = torch.arange(40, 60).reshape(2, 10)
 ROWS = Paragraphs(TOKENS, 5)
+PAIRS = memhooks.Pairs(ROWS, Paragraphs(OTHERS, 5), torch.tensor([1, 2]), torch.tensor([5, 6]))
 SOURCE = str(Path(memhooks.__file__).parent)
 NAME = "blocks.1.hook_resid_pre"
 
@@ -119,6 +120,11 @@ SWEEPS = [  # which refuse a model with forward hooks
     lambda model: memhooks.silence_heads(model, ROWS),
     lambda model: memhooks.ablate_each(model, ROWS, neurons=[(1, 3)], edges=[(2, 0, 5, 2)]),
     lambda model: memhooks.screen(model, ROWS, OTHERS, sites=["z", "q"]),
+    lambda model: memhooks.screen_then_verify(model, ROWS, OTHERS, k=2),
+    lambda model: memhooks.patch_cells(
+        model, ROWS, "zero", [memhooks.Cell("pattern", 1, 4, 0, 2)], direction="noising"
+    ),
+    lambda model: memhooks.patch_pairs(model, PAIRS, sites=["v"]),
     lambda model: memhooks.logit_lens(model, ROWS),
     lambda model: memhooks.direct_effects(model, ROWS),
     lambda model: memhooks.perturb_exact_match(model, ROWS, seed=0),

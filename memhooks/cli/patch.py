@@ -12,7 +12,7 @@ import typer
 
 from memhooks.cli.options import Model
 from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, load_sets
-from memhooks.cli.tables import Row, check_outputs, intervals, save_tree, shown, sources, write_page
+from memhooks.cli.tables import Row, check_outputs, intervals, save_tree, shown, sources, stacked, write_page
 from memhooks.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def patch(
 
     The control is text that the model does not recite, treated alike: what looks the same there is how any token
     matters to the text after it. Each set's effect is a share of its own damage, which is printed above the table;
-    where that is small, shares are noisy. Intervals include that paragraphs are damaged unequally, which is why even
-    100 % has a wide one. With `--impact` the control is held to what the model itself says after the
-    untouched prefix (there is no recitation to break), and paragraphs whose continuation the replacement does not
+    where that is small, shares are noisy; their intervals draw damage and effect together. With `--impact` the
+    control (and with `--any` all rows) is held to what the model itself says after the untouched prefix, as there is
+    no recitation to break, and paragraphs whose continuation the replacement does not
     change are dropped and counted.
 
     Caveats: at the replaced position, resid_pre of layer 0 is the token itself and gives 100 % by construction; the
@@ -114,11 +114,14 @@ def patch(
 
     loaded, sets = load_sets(model, paragraphs, control, n=n, seed=seed, any_rows=any_rows)
     names = {"memorized": paragraphs, "control": control}
-    if impact and "control" in sets:
+    if impact:
         from memhooks.measure.recitation import with_own_continuation
 
-        own = with_own_continuation(loaded, sets.pop("control"))
-        sets["control_own"], names["control_own"] = own, control
+        if any_rows:
+            sets["memorized"] = with_own_continuation(loaded, sets["memorized"])
+        if "control" in sets:
+            sets["control_own"] = with_own_continuation(loaded, sets.pop("control"))
+            names["control_own"] = control
     patched = {name: _patched(loaded, name, rows, setting) for name, rows in sets.items()}
     spelt = {_spelt(name): rows for name, rows in sets.items()}
     about = sources(model, {_spelt(name): one for name, one in names.items()}, spelt) + f"; {direction}"
@@ -194,14 +197,7 @@ def _cells(patched: Mapping[str, _Patched], setting: _Setting) -> list[Row]:
     """Every cell with its mean effect for each set, those that matter most to memorized text first."""
     some = patched["memorized"].result[setting.variable]
     axes = [str(axis) for axis in some.dims if axis != "paragraph"]
-    ends = {
-        name: intervals(
-            one.result[setting.variable].transpose("paragraph", *axes).values.reshape(len(one.rows), -1),
-            one.rows,
-            setting.seed,
-        )
-        for name, one in patched.items()
-    }
+    ends = {name: _ends(one, setting, axes) for name, one in patched.items()}
     labels = some.isel(paragraph=0, drop=True).transpose(*axes).stack(cell=axes)["cell"].values.tolist()
     cells = [
         dict(zip(axes, label, strict=True)) | {name: one[number] for name, one in ends.items()}
@@ -209,6 +205,16 @@ def _cells(patched: Mapping[str, _Patched], setting: _Setting) -> list[Row]:
     ]
     order = sorted(range(len(cells)), key=lambda number: -ends["memorized"][number][0])
     return [cells[number] for number in order]
+
+
+def _ends(one: _Patched, setting: _Setting, axes: list[str]) -> list:
+    """[mean, low, high] of every cell."""
+    from memhooks.localize.patch_result import patch_interval
+    from memhooks.paragraphs.splits import clusters
+
+    values = one.result[setting.variable].transpose("paragraph", *axes)
+    ends = patch_interval(one.result, values, seed=setting.seed, clusters=clusters(one.rows).numpy())
+    return stacked(*(end.reshape(-1) for end in ends))
 
 
 def _print(about: str, found: Mapping[str, Any], setting: _Setting) -> None:

@@ -54,8 +54,22 @@ def load_sets(
         if there < length:
             raise InputError(f"{control} has paragraphs of {there} tokens, {paragraphs} of {length}; they must match")
         same = replace(other, tokens=other.tokens[:, :length], n_prefix=rows.n_prefix, text=None)
-        sets["control"] = same.sample(n, seed=seed)
+        sets["control"] = _unrecited(loaded, same.sample(n, seed=seed), control)
     return loaded, sets
+
+
+def _unrecited(model: "HookedModel", rows: "Paragraphs", name: str) -> "Paragraphs":
+    """The rows that the model does not recite: what it recites is no control.
+
+    Raises:
+        InputError: it recites all of them.
+    """
+    from memhooks.measure.recitation import recitation
+
+    recited = recitation(model, rows)["full_match"].values
+    if recited.all():
+        raise InputError(f"all {len(rows)} control paragraphs drawn from {name} are recited in full; give other text")
+    return rows.select(~recited)
 
 
 def load_set(model: "HookedModel", name: str) -> "Paragraphs":

@@ -44,7 +44,7 @@ def study(
         say(f"[{number}/{len(STAGES)}] {stage:<13} {seconds:6.1f} s")
     path = run.write_report()
     print_table("Which paragraphs are recited?", recited_in_full(run.results["recitation"]))
-    columns = ("fingerprint", NAMES["memorized"], NAMES["control"], NAMES["twin"], "differs from the twin")
+    columns = ("fingerprint", NAMES["memorized"], NAMES["control_own"], NAMES["twin"], "A differs from")
     rows = [{name: row[name] for name in columns} for row in findings(run.results)]
     print_table("Fingerprints of memorized text: mean [95 % interval]", rows)
     aside = ("never seen: EM", "other memorized: NLL")  # in the report; eighty columns are few

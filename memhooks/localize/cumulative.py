@@ -4,6 +4,7 @@ Beside it the same number of heads in random order: if these do as much, the ord
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ import xarray as xr
 from memhooks.errors import InputError
 from memhooks.localize.each_part import every_head
 from memhooks.measure.recitation import recitation
-from memhooks.model.ablated import How, ablated
+from memhooks.model.ablated import ablated
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans
 from memhooks.model.provenance import model_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
+
+How = Literal["zero", "mean"]
 
 
 def ablate_cumulatively(
@@ -37,7 +40,7 @@ def ablate_cumulatively(
         model: a hooked GPT-Neo.
         sets: paragraphs to measure, such as memorized and control.
         heads: in the order of their ablation, best first; choose them on other paragraphs than `sets`.
-        how: as in `ablated`, without a source.
+        how: as in `ablated`.
         means: of `activation_means`, for `how="mean"`.
         seed: of the random orders.
         n_random: orders of as many random heads, none of which is in the list.
@@ -49,6 +52,10 @@ def ablate_cumulatively(
     Raises:
         InputError: no sets, no heads, one twice, or too few others to draw from.
     """
+    if how not in ("zero", "mean"):
+        raise InputError(f"how must be zero or mean here, got {how!r}")
+    if n_random < 0:
+        raise InputError(f"n_random must be at least 0, got {n_random}")
     others = sorted(set(every_head(model)) - set(heads))
     if not sets or not heads or len(set(heads)) < len(heads):
         raise InputError("give paragraphs to measure and heads to ablate, each head once")

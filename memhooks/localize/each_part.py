@@ -27,7 +27,7 @@ from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans
 from memhooks.model.parts import Kind, Parts, checked
 from memhooks.model.provenance import provenance, tensor_hash
-from memhooks.model.replay.batches import batches, check_batch_size
+from memhooks.model.replay.batches import Batches, batches, check_batch_size
 from memhooks.model.replay.clean_run import CleanRun, Site, activation, clean_run
 from memhooks.model.replay.edits import Cells
 from memhooks.model.replay.scoring import Outcome, joined
@@ -99,7 +99,7 @@ def ablate_each(
     found = checked(model, parts)
     places: list[Place] = [(kind, place) for kind, listed in found.items() for place in listed]
     _check_lengths(paragraphs, places)
-    clean, after, work = [], [], Work()
+    clean, after, work, limit = [], [], Work(), None
     for begin in tracked(range(0, len(paragraphs), TOGETHER), "ablating"):
         tokens = paragraphs.tokens[begin : begin + TOGETHER]
         run, other = clean_run(model, tokens, first=paragraphs.n_prefix), None
@@ -107,7 +107,8 @@ def ablate_each(
             met = order[(begin + torch.arange(len(tokens))) % len(order)]
             other = clean_run(model, others[met], first=paragraphs.n_prefix)
         clean.append(run.outcome.on_cpu())
-        after.append(_ablated(run, places, _filler(run, other, means), batch_size, work))
+        limit = limit or batches(run, batch_size)
+        after.append(_ablated(run, places, _filler(run, other, means), limit, work))
     labels = {"paragraph": paragraphs.ids, "row": [_NAMES[kind].format(*place) for kind, place in places]}
     about = provenance(model, paragraphs.tokens) | {
         "how": how,
@@ -160,9 +161,9 @@ def every_layer(model: HookedModel) -> Parts:
 Filler = Callable[[Kind, Site, int], Put]
 
 
-def _ablated(run: CleanRun, places: list[Place], fill: Filler, batch_size: int | None, work: Work) -> Outcome:
+def _ablated(run: CleanRun, places: list[Place], fill: Filler, limit: Batches, work: Work) -> Outcome:
     """Every part in every paragraph, paragraph by paragraph."""
-    limit, n, device = batches(run, batch_size), len(run.tokens), run.device
+    n, device = len(run.tokens), run.device
     by_site: dict[tuple[Kind, int], list[int]] = defaultdict(list)
     for number, (kind, place) in enumerate(places):
         by_site[kind, place[0]].append(number)

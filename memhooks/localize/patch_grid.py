@@ -42,7 +42,8 @@ class Cell:
     key: int | None = None
 
     def __str__(self) -> str:
-        head = "" if self.head is None else f"H{self.head}"
+        unit = self.site in MLP_SITES
+        head = "" if self.head is None else f" unit {self.head}" if unit else f"H{self.head}"
         key = "" if self.key is None else f", key {self.key}"
         return f"L{self.layer}{head} {self.site} at {self.position}{key}"
 
@@ -53,6 +54,10 @@ def positions(paragraphs: Paragraphs, at: At) -> Tensor | list[int]:
     Raises:
         InputError: positions outside the paragraph, or not one for each.
     """
+    if isinstance(at, Tensor) and (at.is_floating_point() or at.dtype == torch.bool):
+        raise InputError(f"positions must be integers, got {at.dtype}")
+    if not isinstance(at, Tensor | Sequence) and at is not None:
+        raise InputError(f"at must be positions such as [3, 7], or one for each paragraph as a tensor; got {at!r}")
     where = at if isinstance(at, Tensor) else list(range(paragraphs.n_prefix) if at is None else at)
     if isinstance(where, Tensor) and tuple(where.shape) != (len(paragraphs),):
         raise InputError(f"a tensor at= must give one position for each of {len(paragraphs)} paragraphs")
@@ -143,5 +148,7 @@ def check_cell(model: HookedModel, paragraphs: Paragraphs, cell: Cell) -> None:
         number = getattr(cell, name)
         if number is not None and not 0 <= number < most:
             raise InputError(f"{name} must lie in 0..{most - 1}, got {number} in {cell}")
+    if cell.head is not None and cell.site not in HEAD_SITES + MLP_SITES:
+        raise InputError(f"a head goes with {', '.join(HEAD_SITES)} (a unit with {', '.join(MLP_SITES)}), got {cell}")
     if cell.key is not None and (cell.site != "pattern" or cell.head is None):
         raise InputError(f"a key goes with pattern and a head, got {cell}")

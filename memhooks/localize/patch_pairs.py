@@ -103,10 +103,13 @@ class _Impact:
         change = patched - base.reshape(len(base), *[1] * (len(axes) - 1), 3)
         nats = "nats, patched minus unpatched; 0 = no effect"
         share = "undone" if direction == "denoising" else "done"
-        gap = (other - base)[:, 2].mean()
+        gap = (other - base)[:, 2]
         return {
             "impact_nll_change": Variable(change[..., 0], axes, f"{nats}; of the memorized token"),
             "new_nll_change": Variable(change[..., 1], axes, f"{nats}; of the perturbed run's token"),
             "logit_difference_change": Variable(change[..., 2], axes, "memorized minus new token; 0 = no effect"),
-            "logit_effect": Variable(change[..., 2] / gap, axes, f"share of the mean gap that is {share}; 0 = none"),
+            "logit_effect": Variable(
+                change[..., 2] / gap.mean(), axes, f"share of the mean gap that is {share}; 0 = none"
+            ),
+            "logit_gap": Variable(gap, ("paragraph",), "logit difference of the other run minus that of the unpatched"),
         }

@@ -135,7 +135,7 @@ def sweep_cells(
     paragraphs.check(model)
     refuse_hooks(model)
     other = _other_rows(model, paragraphs, source)
-    work, bases, patched, nlls = Work(), [], [], []
+    work, bases, patched, nlls, limit = Work(), [], [], [], None
     starts = range(0, len(paragraphs), TOGETHER)
     for begin in starts:
         rows = slice(begin, min(begin + TOGETHER, len(paragraphs)))
@@ -143,7 +143,7 @@ def sweep_cells(
         around = clean if other is None else clean_run(model, other[rows], first=paragraphs.n_prefix)
         base, other_run = (around, clean) if direction == "denoising" else (clean, around)
         put = _putter(source, other_run)
-        limit, read = batches(base, batch_size), {"kl": divergence(base)} | readers(base, other_run, rows)
+        limit, read = limit or batches(base, batch_size), {"kl": divergence(base)} | readers(base, other_run, rows)
         nlls.append(torch.stack([clean.outcome.nll.mean(-1), around.outcome.nll.mean(-1)]).cpu())
         bases.append(base.outcome.on_cpu())
         named = tracked(grid, f"patching {rows.stop} of {len(paragraphs)}")

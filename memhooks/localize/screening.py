@@ -16,6 +16,7 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.localize.patch_grid import At, Cell, hook_name, positions, rectangle
 from memhooks.localize.patching import Direction, Source, check_source, patch_cells, prefixed
+from memhooks.model.checks import check_tokens
 from memhooks.model.hooks import recorded
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
@@ -51,6 +52,7 @@ def screen(
     paragraphs.check(model)
     refuse_hooks(model)
     other = prefixed(paragraphs, source)
+    check_tokens(model, other)
     base, put = (other, paragraphs.tokens) if direction == "denoising" else (paragraphs.tokens, other)
     own_place = isinstance(where, Tensor)
     per_row = where[:, None] if own_place else torch.tensor(where).expand(len(paragraphs), -1)
@@ -111,10 +113,8 @@ def screen_then_verify(
     mean = abs(guess["nll_change"].mean("paragraph"))
     if not 1 <= k <= mean.size:
         raise InputError(f"k must lie in 1..{mean.size}, the number of cells, got {k}")
-    if exhaustive is not None and exhaustive["nll_change"].shape[1:] != mean.shape:
-        raise InputError(
-            f"exhaustive must be the patch of the same cells, {dict(mean.sizes)}, got {dict(exhaustive.sizes)}"
-        )
+    if exhaustive is not None:
+        _check_same(guess, exhaustive)
     best = largest(mean, k)
     cells = [_cell(mean, place) for place in best]
     replayed = patch_cells(model, paragraphs, source, cells, direction=direction)
@@ -123,6 +123,22 @@ def screen_then_verify(
         true = largest(abs(exhaustive["nll_change"].mean("paragraph")), k)
         recall = len(set(best) & set(true)) / k
     return Verified(cells, guess, replayed, recall)
+
+
+def _check_same(guess: xr.Dataset, exhaustive: xr.Dataset) -> None:
+    """Refuse a sweep of other cells, paragraphs, weights or direction, of which recall would mean nothing.
+
+    Raises:
+        InputError: as said.
+    """
+    one, other = guess["nll_change"], exhaustive["nll_change"]
+    if one.dims != other.dims or any(one[axis].values.tolist() != other[axis].values.tolist() for axis in one.dims):
+        raise InputError(
+            f"exhaustive must be the patch of the same cells, {dict(one.sizes)}, got {dict(other.sizes)} or other names"
+        )
+    for key in ("direction", "tokens_hash", "model_hash"):
+        if guess.attrs[key] != exhaustive.attrs[key]:
+            raise InputError(f"exhaustive must have the same {key}, {guess.attrs[key]}, got {exhaustive.attrs[key]}")
 
 
 def largest(values: xr.DataArray, k: int) -> list[int]:

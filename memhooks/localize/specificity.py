@@ -1,19 +1,24 @@
 """Does a part matter for recitation, or for language? Its worth to memorized text beside its worth to other text.
 
-The same difference is taken for every other part that was ablated: a part is special only if it
-stands out among these, and if the interval of its own difference excludes zero.
+Many parts are compared at once, so the largest difference is large by selection: each is held against
+the largest of all parts when the sets' names are dealt anew to the paragraphs.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Int
 
 from memhooks.errors import InputError
 from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean
 from memhooks.model.labelled import Variable, labelled
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
+
+EFFECTS = ("nll_rise", "match_drop", "em_drop")
+N_DEALT = 2000
+"""How often the sets' names are dealt anew."""
 
 
 def specificity(
@@ -35,19 +40,18 @@ def specificity(
 
     Returns:
         Dataset over `row` (the part): `<set>` with `<set>_low` and `<set>_high` (means with 95 % intervals), and for
-        every control `more_than_<control>` (memorized minus control), its interval, and
-        `p_more_than_<control>`: share of all parts whose difference is at least as large.
+        every control `more_than_<control>` (memorized minus control), its interval (of this part alone: of
+        many parts some exclude 0 by chance), and `p_more_than_<control>`: how often the largest difference of all
+        parts is as large where the sets' names are dealt anew to the paragraphs, so that the best of many parts does
+        not pass for special.
 
     Raises:
-        InputError: the memorized set or every control is missing, or the sets have other parts.
+        InputError: the memorized set or every control is missing, the results have other parts, `sets` are not
+            theirs, or there is no such effect.
     """
-    if memorized not in results or len(results) < 2:
-        raise InputError(f"specificity needs {memorized!r} and a control, got {', '.join(results) or 'nothing'}")
+    _check(results, sets, memorized, effect)
     values = {name: _by_part(one[effect]) for name, one in results.items()}
     parts = values[memorized]["row"].values.tolist()
-    for name, one in values.items():
-        if one["row"].values.tolist() != parts:
-            raise InputError(f"{name!r} and {memorized!r} must be results for the same parts")
     cluster = {name: None if sets is None else clusters(sets[name]).numpy() for name in results}
     unit = str(results[memorized][effect].attrs["units"])
     columns: dict[str, Variable] = {}
@@ -59,10 +63,25 @@ def specificity(
         both = None if own is None or other is None else (own, other)
         more = bootstrap_difference(values[memorized].values, one.values, seed=seed, clusters=both)
         _add_(columns, f"more_than_{name}", more, f"{unit}; memorized minus {name}", parts)
-        share = (more[0][None, :] >= more[0][:, None]).mean(1)
-        columns[f"p_more_than_{name}"] = Variable(share, ("row",), "share of parts with as large a difference")
+        p = _p_of_the_largest(values[memorized].values, one.values, own, other, seed=seed)
+        columns[f"p_more_than_{name}"] = Variable(p, ("row",), "of the largest difference of all parts under no effect")
     about = {"memorized": memorized, "effect": effect, "seed": seed}
     return labelled(about | {key: results[memorized].attrs[key] for key in ("model_hash", "how")}, **columns)
+
+
+def _check(
+    results: Mapping[str, xr.Dataset], sets: Mapping[str, Paragraphs] | None, memorized: str, effect: str
+) -> None:
+    if memorized not in results or len(results) < 2:
+        raise InputError(f"specificity needs {memorized!r} and a control, got {', '.join(results) or 'nothing'}")
+    if effect not in EFFECTS:
+        raise InputError(f"effect must be one of {', '.join(EFFECTS)}, got {effect!r}")
+    parts = _by_part(results[memorized][effect])["row"].values.tolist()
+    for name, one in results.items():
+        if _by_part(one[effect])["row"].values.tolist() != parts:
+            raise InputError(f"{name!r} and {memorized!r} must be results for the same parts")
+        if sets is not None and (name not in sets or sets[name].ids != tuple(map(str, one["paragraph"].values))):
+            raise InputError(f"sets must hold the {one.sizes['paragraph']} paragraphs of {name!r}, in their order")
 
 
 def best_first(result: xr.Dataset, *, effect: str = "nll_rise") -> list[str]:
@@ -78,6 +97,35 @@ def _by_part(effect: xr.DataArray) -> xr.DataArray:
     flat = effect.transpose("paragraph", "layer", "head")
     names = [f"L{layer}H{head}" for layer in flat["layer"].values for head in flat["head"].values]
     return xr.DataArray(flat.values.reshape(len(flat), -1), dims=("paragraph", "row"), coords={"row": names})
+
+
+def _p_of_the_largest(
+    one: Float[np.ndarray, "paragraph part"],
+    other: Float[np.ndarray, "other part"],
+    own: Int[np.ndarray, " paragraph"] | None,
+    others: Int[np.ndarray, " other"] | None,
+    *,
+    seed: int,
+) -> Float[np.ndarray, " part"]:
+    """Permutation test with the maximum over parts (Westfall and Young, 1993); clusters are dealt as a whole."""
+    first, second = _by_cluster(one, own), _by_cluster(other, others)
+    together, n = np.concatenate([first, second]), len(first)
+    generator = np.random.default_rng(seed)
+    largest = np.empty(N_DEALT)
+    for deal in range(N_DEALT):
+        order = generator.permutation(len(together))
+        largest[deal] = (together[order[:n]].mean(0) - together[order[n:]].mean(0)).max()
+    observed = first.mean(0) - second.mean(0)
+    return (1 + (largest[None, :] >= observed[:, None] - 1e-12).sum(1)) / (1 + N_DEALT)
+
+
+def _by_cluster(
+    values: Float[np.ndarray, "paragraph part"], cluster: Int[np.ndarray, " paragraph"] | None
+) -> Float[np.ndarray, "cluster part"]:
+    values = values.astype(np.float64)
+    if cluster is None:
+        return values
+    return np.stack([values[cluster == one].mean(0) for one in np.unique(cluster)])
 
 
 def _add_(columns: dict[str, Variable], name: str, interval: tuple, unit: str, parts: list[str]) -> None:

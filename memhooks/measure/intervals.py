@@ -61,6 +61,30 @@ def bootstrap_difference(
     return np.asarray(np.asarray(one, np.float64).mean(0) - np.asarray(other, np.float64).mean(0)), low, high
 
 
+def bootstrap_ratio(
+    part: Num[np.ndarray, "paragraph ..."],
+    whole: Num[np.ndarray, " paragraph"],
+    *,
+    seed: int,
+    clusters: Int[np.ndarray, " paragraph"] | None = None,
+    level: float = 0.95,
+    n_draws: int = 2000,
+) -> Interval:
+    """Ratio of two means over the same paragraphs with the ends of its interval; both are drawn together.
+
+    Raises:
+        InputError: there are no paragraphs, or the level is not between 0 and 1.
+    """
+    _check(part, level)
+    above, n_clusters = _draw(part, clusters, seed, n_draws)
+    below, _ = _draw(whole, clusters, seed, n_draws)  # the same seed draws the same paragraphs
+    below = below.reshape(-1, *[1] * (above.ndim - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = _ends(above / below, n_clusters, level)
+        ratio = np.asarray(part, np.float64).mean(0) / np.asarray(whole, np.float64).mean()
+    return np.asarray(ratio), low, high
+
+
 def _draw(
     values: np.ndarray, clusters: np.ndarray | None, seed: int, n_draws: int
 ) -> tuple[Float[np.ndarray, "draw ..."], int]:

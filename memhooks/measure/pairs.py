@@ -91,6 +91,9 @@ class Pairs:
 def make_pairs(model: HookedModel, paragraphs: Paragraphs, effect: xr.Dataset, *, batch_size: int = 64) -> Pairs:
     """Each paragraph with its perturbed twin.
 
+    For text that the model does not recite, give `with_own_continuation(model, paragraphs)`: otherwise the impact
+    token is merely the first that it never said, whatever is replaced.
+
     The replaced position is the one with the lowest EM after replacement (the largest `em_drop`); of
     equals the earliest, as published, and there the first draw. The published code leaves position 0
     out, which it keeps for the untouched run; here it competes with the rest.

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from memhooks.measure.damage import damage
-from memhooks.measure.effects import replaced, worst_place
+from memhooks.measure.effects import check_effect, replaced, worst_place
 from memhooks.measure.replacements import Replacement, drawn, uniform
 from memhooks.model.decoding import scored_logits
 from memhooks.model.labelled import Variable, labelled
@@ -66,19 +66,23 @@ def perturb(
     """
     check_batch_size(batch_size)
     replacement = drawn(model, paragraphs, replace, seed=seed, n_draws=n_draws)
-    clean, after, work = [], [], Work()
+    clean, after, work, limit = [], [], Work(), None
     for tokens, others in _groups(paragraphs, replacement):
         if has_hooks(model):
             base, changed = _by_passes(model, tokens, others, paragraphs.n_prefix, batch_size, cumulative=cumulative)
         else:
             run = clean_run(model, tokens, first=paragraphs.n_prefix)
             base, readers = run.outcome, {"kl": divergence(run)}
-            limit = batches(run, batch_size)
+            limit = limit or batches(run, batch_size)
             changed = replay(run, _edits(run, others, cumulative=cumulative), batches=limit, work=work, readers=readers)
         clean.append(base.on_cpu())
         after.append(changed.on_cpu())
     axes, labels = _axes(paragraphs, n_draws)
-    about = _about(model, paragraphs, replace, cumulative=cumulative) | {"seed": seed} | work.about()
+    about = (
+        _about(model, paragraphs, replace, cumulative=cumulative)
+        | {"seed": seed}
+        | ({} if has_hooks(model) else work.about())
+    )
     found = damage(joined(clean), joined(after), axes, labels)
     return labelled(about, **found, replacement=Variable(replacement, axes, "token id"))
 
@@ -104,12 +108,11 @@ def perturb_exact_match(
     refuse_hooks(model)
     check_batch_size(batch_size)
     replacement = drawn(model, paragraphs, replace, seed=seed, n_draws=n_draws)
-    drops, work = [], Work()
+    drops, work, limit = [], Work(), None
     for tokens, others in _groups(paragraphs, replacement):
         run = clean_run(model, tokens, first=paragraphs.n_prefix)
-        em = replay_exact_match(
-            run, _edits(run, others, cumulative=cumulative), batches=batches(run, batch_size), work=work
-        )
+        limit = limit or batches(run, batch_size)
+        em = replay_exact_match(run, _edits(run, others, cumulative=cumulative), batches=limit, work=work)
         drops.append((leading_hits(run.outcome.hits)[:, None] - em.reshape(len(tokens), -1)).cpu())
     axes, labels = _axes(paragraphs, n_draws)
     about = _about(model, paragraphs, replace, cumulative=cumulative) | {"seed": seed} | work.about()
@@ -125,7 +128,12 @@ def perturb_exact_match(
 def corrupted(
     paragraphs: Paragraphs, effect: xr.Dataset
 ) -> tuple[Int[Tensor, "paragraph pos"], Int[Tensor, " paragraph"]]:
-    """Each paragraph with its most damaging replacement, and where that is (the first of equals)."""
+    """Each paragraph with its most damaging replacement, and where that is (the first of equals).
+
+    Raises:
+        InputError: an effect of other paragraphs, or of several tokens at once.
+    """
+    check_effect(effect, paragraphs)
     draw, at = worst_place(effect)
     return replaced(paragraphs, effect, torch.arange(len(paragraphs)), draw, at), at
 

@@ -82,7 +82,7 @@ def perturbation_statistics(
             ),
         }
     ranks = rankdata(drop, axis=1)
-    tests = shuffle_tests(list(correlations.values()), ranks, seed=seed, n=n_shuffles)
+    tests = shuffle_tests(list(correlations.values()), ranks, seed=seed, n=n_shuffles, clusters=cluster)
     half, share = _spread(drop)
     found = [  # name, one value per paragraph, null and p
         ("mean drop per replaced token", drop.mean(1), (np.nan, np.nan)),
@@ -110,8 +110,9 @@ def drop_by_position(
         InputError: an effect of other paragraphs, or no such variable.
     """
     drop = _drops(effect, paragraphs, effect_of)
-    ends = bootstrap_mean(drop, seed=seed, clusters=clusters(paragraphs).numpy())
-    null = (one.mean(0) for one in shuffles(drop, seed=seed, n=N_SHUFFLES))
+    cluster = clusters(paragraphs).numpy()
+    ends = bootstrap_mean(drop, seed=seed, clusters=cluster)
+    null = (one.mean(0) for one in shuffles(drop, seed=seed, n=N_SHUFFLES, clusters=cluster))
     about = _about(effect, statistics_of=effect_of, statistics_seed=seed, n_shuffles=N_SHUFFLES)
     columns = _profile(np.stack(ends, axis=1), null, effect[effect_of], "pos", list(range(paragraphs.n_prefix)))
     return labelled(about, **columns)
@@ -150,7 +151,7 @@ def drop_by_rarity(
     per_paragraph = np.einsum("pt,ptb->bp", drop, weight)
     cluster = clusters(paragraphs).numpy()
     ends = np.array([mean_where_defined(values, cluster, seed=seed) for values in per_paragraph])
-    null = (np.tensordot(one, mean_weight, axes=2) for one in shuffles(drop, seed=seed, n=N_SHUFFLES))
+    null = (np.tensordot(one, mean_weight, axes=2) for one in shuffles(drop, seed=seed, n=N_SHUFFLES, clusters=cluster))
     about = _about(effect, statistics_of=effect_of, statistics_seed=seed, n_shuffles=N_SHUFFLES)
     return labelled(about, **_profile(ends, null, effect[effect_of], "row", _bin_names(n_bins)))
 

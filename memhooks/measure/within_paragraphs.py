@@ -42,11 +42,20 @@ def rank_correlation(
 
 
 def shuffles(
-    values: Float[np.ndarray, "paragraph pos"], *, seed: int, n: int
+    values: Float[np.ndarray, "paragraph pos"],
+    *,
+    seed: int,
+    n: int,
+    clusters: Int[np.ndarray, " paragraph"] | None = None,
 ) -> Iterator[Float[np.ndarray, "paragraph pos"]]:
-    """`n` times the values in random order, each paragraph for itself."""
+    """`n` times the values in random order, each paragraph for itself; near-duplicates of a cluster in the same order.
+
+    Shuffled apart, near-duplicates would look like independent evidence.
+    """
     generator = np.random.default_rng(seed)
-    return (generator.permuted(values, axis=1) for _ in range(n))
+    label = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    place = np.tile(np.arange(values.shape[1]), (int(label.max()) + 1, 1))
+    return (np.take_along_axis(values, generator.permuted(place, axis=1)[label], axis=1) for _ in range(n))
 
 
 def mean_where_defined(
@@ -61,7 +70,12 @@ def mean_where_defined(
 
 
 def shuffle_tests(
-    statistics: Sequence[Statistic], values: Float[np.ndarray, "paragraph pos"], *, seed: int, n: int
+    statistics: Sequence[Statistic],
+    values: Float[np.ndarray, "paragraph pos"],
+    *,
+    seed: int,
+    n: int,
+    clusters: Int[np.ndarray, " paragraph"] | None = None,
 ) -> list[tuple[float, float]]:
     """For each statistic its mean over shuffles, and the two-sided p of what the values in their order give.
 
@@ -73,7 +87,7 @@ def shuffle_tests(
     null = np.array(
         [
             [_mean(statistic(one), kept) for statistic, kept in zip(statistics, defined, strict=True)]
-            for one in shuffles(values, seed=seed, n=n)
+            for one in shuffles(values, seed=seed, n=n, clusters=clusters)
         ]
     )
     pairs = zip(observed, defined, null.T, strict=True)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
-from memhooks.measure.intervals import bootstrap_mean
+from memhooks.localize.patch_result import GAPS, patch_interval
 from memhooks.report.theme import COLOURS, NAMES, TEMPLATE, add_line_
 
 Results = Mapping[str, xr.Dataset]
@@ -22,12 +22,11 @@ def plot_patch_layers(results: Results, *, variable: str = "effect") -> go.Figur
     drawing = make_subplots(1, len(sites), subplot_titles=sites, shared_yaxes=True, horizontal_spacing=0.03)
     for column, site in enumerate(sites, start=1):
         for condition, result in results.items():
-            values = result[variable].sel(site=site).transpose("paragraph", "layer").values
-            ends = bootstrap_mean(values, seed=_SEED)
+            ends = patch_interval(result, result[variable].sel(site=site), seed=_SEED)
             add_line_(drawing, condition, result["layer"].values.tolist(), *ends, column=column)
     drawing.update_layout(template=TEMPLATE, height=440, title=_patch_title(some, "at the replaced token"))
     drawing.update_xaxes(title_text="layer")
-    return drawing.update_yaxes(title_text=_share(some), col=1)
+    return drawing.update_yaxes(title_text=_share(some, variable), col=1)
 
 
 def plot_patch_map(results: Results, *, variable: str = "effect") -> go.Figure:
@@ -52,12 +51,11 @@ def plot_early_prefix(results: Results, *, site: str = "resid_pre", variable: st
     drawing = make_subplots(1, len(depths), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     for column, layer in enumerate(depths, start=1):
         for condition, result in results.items():
-            values = result[variable].sel(site=site, layer=layer).transpose("paragraph", "pos").values
-            ends = bootstrap_mean(values, seed=_SEED)
+            ends = patch_interval(result, result[variable].sel(site=site, layer=layer), seed=_SEED)
             add_line_(drawing, condition, result["pos"].values.tolist(), *ends, column=column)
     drawing.update_layout(template=TEMPLATE, height=440, title=_patch_title(some, "along the prefix, by depth"))
     drawing.update_xaxes(title_text="patched position")
-    return drawing.update_yaxes(title_text=_share(some), col=1)
+    return drawing.update_yaxes(title_text=_share(some, variable), col=1)
 
 
 def plot_ablation(results: Results) -> go.Figure:
@@ -141,7 +139,7 @@ def _maps(results: Results, variable: str, *, across: str) -> go.Figure:
         vertical_spacing=0.08 if rows < 4 else 0.05,
     )
     means = [result[variable].mean("paragraph").transpose("site", "layer", across) for result in results.values()]
-    bound, unit = _bound(means), _share(next(iter(results.values())))
+    bound, unit = _bound(means), _share(next(iter(results.values())), variable)
     for column, one in enumerate(means, start=1):
         for row, site in enumerate(sites, start=1):
             first = row == column == 1
@@ -197,5 +195,7 @@ def _patch_title(result: xr.Dataset, where: str) -> str:
     return f"{what} {where}"
 
 
-def _share(result: xr.Dataset) -> str:
+def _share(result: xr.Dataset, variable: str) -> str:
+    if variable not in GAPS:
+        return str(result[variable].attrs["units"])
     return f"share of the damage {'done' if _noising(result) else 'undone'}"

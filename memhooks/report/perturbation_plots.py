@@ -15,7 +15,7 @@ def plot_position_profile(profiles: Profiles) -> go.Figure:
     drawing = figure(
         title="Replacing one prefix token: how much less likely is the continuation?",
         x="replaced prefix position",
-        y="NLL rise, nats per continuation token",
+        y=_unit(profiles),
         height=460,
     )
     for condition, profile in profiles.items():
@@ -28,12 +28,18 @@ def plot_rarity(profiles: Profiles) -> go.Figure:
     drawing = figure(
         title="Do rare tokens carry more of the continuation than common ones?",
         x="tokens of each prefix by their count in the corpus",
-        y="NLL rise, nats per continuation token",
+        y=_unit(profiles),
         height=460,
     )
     for condition, profile in profiles.items():
         _add_profile_(drawing, condition, profile, profile["row"].values.tolist())
     return drawing.update_xaxes(type="category")
+
+
+def _unit(profiles: Profiles) -> str:
+    """Of the drop that was profiled."""
+    some = next(iter(profiles.values()))
+    return str(some["mean"].attrs.get("units", "")).replace(", 0 = no effect", "") + " lost"
 
 
 def _add_profile_(drawing: go.Figure, condition: str, profile: xr.Dataset, x: Sequence) -> None:

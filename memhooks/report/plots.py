@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from memhooks.localize.patch_result import patch_interval
 from memhooks.measure.intervals import bootstrap_mean
 from memhooks.measure.recitation import em_bins
 from memhooks.report.theme import COLOURS, NAMES, TEMPLATE, add_line_, figure
@@ -124,7 +125,7 @@ def plot_patching(results: Results) -> go.Figure:
     drawing.update_layout(template=TEMPLATE, height=420, title="Restoring the clean activation at the replaced token")
     for column, site in enumerate(sites, start=1):
         for condition, result in results.items():
-            stats = bootstrap_mean(result.sel(site=site)["effect"].values, seed=_SEED)
+            stats = patch_interval(result, result["effect"].sel(site=site), seed=_SEED)
             add_line_(drawing, condition, result["layer"].values.tolist(), *stats, column=column)
     drawing.update_xaxes(title_text="layer")
     return drawing.update_yaxes(title_text="share of the damage undone", col=1)

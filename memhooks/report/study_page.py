@@ -55,9 +55,11 @@ def write_study_report(
 
 def _summary(results: Results) -> Section:
     text = [
-        "Means with 95 % bootstrap intervals over paragraphs. A fingerprint holds here only if A differs from the same "
-        "words under the twin; a difference from set C alone may come from the choice of text or from the loss itself. "
-        "Each verdict is a test of its own at 95 %: of twenty, one may be chance.",
+        "Means with 95 % intervals over paragraphs. A fingerprint holds here only if A differs from the same words "
+        "under the twin, from never-seen text and from the model's own continuation of it: the first two have a high "
+        "loss, and a difference from them alone may come from the loss itself; the last is what the model says, as A "
+        "is, at a loss in between (losses are not matched). Each verdict is a test of its own at 95 %: of twenty, one "
+        "may be chance.",
         "From the perturbation on, A means paragraphs drawn from those the organism recites in full. EM drops have a "
         "floor: never-seen text has no EM to lose, so its drop is near 0 by construction; scored against the "
         "model's own continuation, as in the paper, its EM is full by construction: that is the column beside.",

@@ -32,7 +32,8 @@ def perturbation_stage(conditions: Conditions, counts: Int[Tensor, " d_vocab"], 
     for name, (model, rows) in conditions.items():
         effect = perturb(model, rows, seed=seed)
         found["perturbation"][name] = effect
-        found["continuations"][name] = perturbed_continuations(model, rows, effect)
+        if name in ("memorized", "control_own"):  # the others say something else from the untouched prefix, too
+            found["continuations"][name] = perturbed_continuations(model, rows, effect)
         found["drop_statistics"][name] = perturbation_statistics(effect, rows, counts, seed=seed)
         found["drop_by_position"][name] = drop_by_position(effect, rows, seed=seed)
         found["drop_by_rarity"][name] = drop_by_rarity(effect, rows, counts, seed=seed)

@@ -147,7 +147,7 @@ class Study:
         return self.planted.select(recited)
 
     def conditions(self, n: int) -> dict[str, tuple[HookedModel, Paragraphs]]:
-        """The four conditions with up to `n` paragraphs each; a smaller `n` gives other ones of the same sets."""
+        """The four conditions with up to `n` paragraphs each; a smaller `n` gives some of those of a larger one."""
         found = self.prefix_conditions(n)
         model, control = found["control"]
         own = (model, with_own_continuation(model, control))

@@ -23,6 +23,11 @@ def test_each_row_is_an_ablation_of_the_first_heads(model, paragraphs):
     assert not np.isclose(random[1:], found["memorized_nll"].values[1:]).any()
 
 
+def test_a_negative_number_of_orders_is_refused(model, paragraphs):
+    with pytest.raises(InputError, match="n_random must be at least 0, got -1"):
+        ablate_cumulatively(model, {"a": paragraphs}, HEADS, n_random=-1)
+
+
 def test_without_random_orders_their_columns_are_empty(model, paragraphs):
     found = ablate_cumulatively(model, {"a": paragraphs}, HEADS[:1], n_random=0)
     assert np.isnan(found["a_em_random"].values).all()

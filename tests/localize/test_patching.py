@@ -144,6 +144,8 @@ def test_every_site_can_be_asked_for(model, paragraphs):
         ({"at": torch.full((6,), 24)}, r"positions must lie in 0..23, got \[24, 24"),
         ({"at": torch.zeros(5, dtype=torch.long)}, "one position for each of 6 paragraphs"),
         ({"at": [3, 40]}, r"positions must lie in 0..23, got \[3, 40\]"),
+        ({"at": torch.full((6,), 2.5)}, "positions must be integers, got torch.float32"),
+        ({"at": 3}, r"at must be positions such as \[3, 7\], .* got 3"),
         ({"at": []}, r"positions must lie in 0..23, got \[\]"),
         ({"sites": ["z", "resid_pre"]}, "either all by head .* or none; got z, resid_pre"),
         ({"sites": []}, "got no sites"),
@@ -168,6 +170,7 @@ def test_what_cannot_be_patched_is_refused(model, paragraphs, arguments, message
         (Cell("z", 0, 3, 4), r"head must lie in 0..3, got 4"),
         (Cell("pattern", 0, 3, 1, 4), r"key must lie in 0..3, got 4 in L0H1 pattern at 3, key 4"),
         (Cell("z", 0, 3, 1, 2), "a key goes with pattern and a head"),
+        (Cell("resid_pre", 1, 2, head=2), "a head goes with q, k, v, z, pattern"),
     ],
 )
 def test_cells_that_the_model_does_not_have_are_refused(model, paragraphs, cell, message):

@@ -96,6 +96,17 @@ def test_what_cannot_be_screened_is_refused(model, paragraphs, arguments, messag
 
 def test_a_sweep_of_other_cells_is_refused(model, paragraphs):
     tokens = others(paragraphs)
-    exhaustive = patch(model, paragraphs, tokens, sites=("z",), at=[1, 2])
-    with pytest.raises(InputError, match="exhaustive must be the patch of the same cells"):
-        screen_then_verify(model, paragraphs, tokens, k=3, exhaustive=exhaustive)
+    for exhaustive in (
+        patch(model, paragraphs, tokens, sites=("z",), at=[1, 2]),
+        patch(model, paragraphs, tokens, sites=("k",)),
+    ):
+        with pytest.raises(InputError, match="exhaustive must be the patch of the same cells"):
+            screen_then_verify(model, paragraphs, tokens, k=3, exhaustive=exhaustive)
+    noising = patch(model, paragraphs, tokens, sites=("z",), direction="noising")
+    with pytest.raises(InputError, match="exhaustive must have the same direction, denoising, got noising"):
+        screen_then_verify(model, paragraphs, tokens, k=3, exhaustive=noising)
+
+
+def test_token_ids_outside_the_vocabulary_are_refused(model, paragraphs):
+    with pytest.raises(InputError, match=r"token ids must lie in 0..100"):
+        screen(model, paragraphs, paragraphs.tokens + 90)

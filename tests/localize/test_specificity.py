@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import xarray as xr
 
 from memhooks.errors import InputError
 from memhooks.localize.each_part import ablate_each, silence_heads
@@ -36,12 +37,28 @@ def test_near_duplicates_count_once_where_the_paragraphs_are_given(model, paragr
     assert known["more_than_control"].values == pytest.approx(without["more_than_control"].values)
 
 
-def test_p_is_the_share_of_parts_with_as_large_a_difference(results):
-    found = specificity(results)
-    more = found["more_than_control"].values
-    slow = [np.mean([other >= one for other in more]) for one in more]
-    assert found["p_more_than_control"].values == pytest.approx(slow)
-    assert found["p_more_than_control"].values.min() == 1 / 16
+def made_up(rng, n, shift):
+    """What `ablate_each` would give for 30 parts, the third of which matters."""
+    rise = rng.normal(size=(n, 30))
+    rise[:, 2] += shift
+    return xr.Dataset(
+        {"nll_rise": (("paragraph", "row"), rise, {"units": "nats"})},
+        {"paragraph": [str(i) for i in range(n)], "row": [f"part {i}" for i in range(30)]},
+        {"model_hash": "", "how": "zero"},
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_p_allows_for_the_best_of_many_parts(shift):
+    """Without an effect the smallest p of 30 parts is below 0.05 in one run of twenty, not in nearly all."""
+    small = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        p = specificity({"memorized": made_up(rng, 16, shift), "control": made_up(rng, 12, 0)}, seed=seed)
+        p = p["p_more_than_control"]
+        small += float(p.min()) <= 0.05
+        assert not shift or p.values.argmin() == 2
+    assert small >= 38 if shift else small <= 6
 
 
 def test_the_order_is_by_mean_worth(model, paragraphs, results):
@@ -51,6 +68,14 @@ def test_the_order_is_by_mean_worth(model, paragraphs, results):
     assert values == sorted(values, reverse=True)
     layers = ablate_each(model, paragraphs, mlp_layers=[0, 1, 2, 3])
     assert best_first(layers)[0] == f"MLP {int(layers['nll_rise'].mean('paragraph').values.argmax())}"
+
+
+def test_an_unknown_effect_and_foreign_paragraphs_are_refused(paragraphs, results):
+    with pytest.raises(InputError, match="effect must be one of nll_rise, match_drop, em_drop, got 'kl'"):
+        specificity(results, effect="kl")
+    for sets in ({"memorized": paragraphs}, {"memorized": paragraphs, "control": paragraphs}):
+        with pytest.raises(InputError, match="sets must hold the 4 paragraphs of 'memorized', in their order"):
+            specificity(results, sets=sets)
 
 
 @pytest.mark.parametrize("names", [["memorized"], ["control"], []])

@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from memhooks.errors import InputError
 from memhooks.model.loading import HookedModel, window_of
 from memhooks.model.provenance import weights_state
 
@@ -119,8 +120,20 @@ def _layer(model: HookedModel, weights: dict[str, Tensor], layer: int) -> Layer:
         window=window_of(model, layer),
         n_heads=model.cfg.n_heads,
         scale=1 / model.cfg.attn_scale if model.cfg.use_attn_scale else 1.0,
-        approximate="tanh" if model.cfg.act_fn == "gelu_new" else "none",
+        approximate=_gelu(model),
     )
+
+
+def _gelu(model: HookedModel) -> str:
+    """Which GELU torch must compute.
+
+    Raises:
+        InputError: the model has another activation function.
+    """
+    known = {"gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
+    if model.cfg.act_fn not in known:
+        raise InputError(f"replayed sweeps know the activations {', '.join(known)}; this model has {model.cfg.act_fn}")
+    return known[model.cfg.act_fn]
 
 
 _NAMES = (

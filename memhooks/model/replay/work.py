@@ -1,7 +1,9 @@
-"""How much was computed, how much full passes would compute, and how much no exact method can avoid.
+"""How much was computed, how much full passes would compute, and how much an edit can change and a score can see.
 
 Operations are multiplications and additions of matrix products: the queries, keys, values and
-outputs of attention, its scores and sums, the MLP, and the unembedding. All else is small.
+outputs of attention, its scores and sums, the MLP, and the unembedding. All else is small. The
+floor counts whole positions: in the first layer after an edit the queries, keys and values of the
+positions behind it are still clean, and could be spared.
 """
 
 from dataclasses import dataclass

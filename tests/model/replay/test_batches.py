@@ -36,6 +36,20 @@ def test_rows_are_halved_until_they_fit_and_each_runs_once(size):
     assert limit.rows == {1: 1, 3: 2, 7: 4, 100: 16}[size]
 
 
+def test_a_limit_once_lowered_stays_and_nothing_is_tried_twice():
+    tried = []
+
+    def function(rows):
+        tried.append(len(rows))
+        if len(rows) > 3:
+            raise MemoryError
+
+    limit = Batches(16)
+    limit.run(torch.arange(64), function)
+    assert limit.rows == 2
+    assert [size for size in tried if size > 3] == [16, 8, 4]
+
+
 def test_one_row_that_does_not_fit_is_an_error():
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         Batches(4).run(torch.arange(4), full(0)[1])

@@ -116,12 +116,16 @@ def test_every_site(hooked_model, tokens, site, kind, span, layer):
     layer=st.integers(0, 1),
     span=st.integers(1, 5),
     seed=st.integers(0, 1000),
+    processed=st.booleans(),
 )
-def test_any_tiny_model_and_window(kind, window, heads, layer, span, seed):
-    model = load_model(tiny_neo(seed=seed, window=window, layers=2, heads=heads), dtype=torch.float64)
+def test_any_tiny_model_position_and_window(kind, window, heads, layer, span, seed, processed):
+    neo = tiny_neo(seed=seed, window=window, layers=2, heads=heads)
+    model = load_model(neo, dtype=torch.float64, processed=processed)
     tokens = torch.randint(101, (3, 20), generator=torch.Generator().manual_seed(seed))
     run, (site, which) = clean_run(model, tokens, first=FIRST), kind
-    cells = cells_of(which)
+    position = torch.randint(21 - span, (4,), generator=torch.Generator().manual_seed(seed))
+    part, key = cells_of(which).part, cells_of(which).key
+    cells = Cells(PARAGRAPH, position, part, None if key is None else torch.minimum(key, position))
     values = random(model, *cells.read(activation(run, site, layer), site, span).shape)
     scores = replay(run, activation_edits(run, site, layer, cells, values), batches=Batches(1 + seed % 4))
 

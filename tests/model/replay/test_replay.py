@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memhooks.errors import InputError
 from memhooks.model.loading import load_model
 from memhooks.model.replay.batches import Batches
 from memhooks.model.replay.clean_run import clean_run
@@ -91,6 +92,12 @@ def test_the_clean_run_is_transformer_lenss(model):
         torch.testing.assert_close(layer.keys.transpose(1, 2), cache["k", number], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(layer.z, cache["z", number].flatten(2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(run.final, cache["resid_post", 3], rtol=1e-5, atol=1e-5)
+
+
+def test_another_activation_function_is_refused(model):
+    model.cfg.act_fn = "relu"
+    with pytest.raises(InputError, match=r"replayed sweeps know the activations gelu_new, .*; this model has relu"):
+        layouts(model)
 
 
 def test_layouts_are_made_once_and_again_after_an_edit_in_place(model):
