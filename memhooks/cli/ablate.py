@@ -238,7 +238,7 @@ def _measured(
             name: ablate_each(model, rows, **filling.arguments, **layers) for name, rows in sets.items()
         }
     compared = {kind: specificity(ones, sets=sets, seed=filling.seed) for kind, ones in results.items()}
-    if halves is None:
+    if halves is None or filling.how == "resample":
         return _Found(results, compared)
     chosen_on, judged_on = halves
     order = _best_heads(results["heads"]["memorized"], chosen_on, n_heads)

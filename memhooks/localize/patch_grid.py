@@ -48,16 +48,16 @@ class Cell:
         return f"L{self.layer}{head} {self.site} at {self.position}{key}"
 
 
-def positions(paragraphs: Paragraphs, at: At) -> Tensor | list[int]:
+def positions(paragraphs: Paragraphs, at: At | object) -> Tensor | list[int]:
     """One position for each paragraph as a tensor, or those shared by all as a list.
 
     Raises:
         InputError: positions outside the paragraph, or not one for each.
     """
+    if at is not None and not isinstance(at, Tensor | Sequence):
+        raise InputError(f"at must be positions such as [3, 7], or one for each paragraph as a tensor; got {at!r}")
     if isinstance(at, Tensor) and (at.is_floating_point() or at.dtype == torch.bool):
         raise InputError(f"positions must be integers, got {at.dtype}")
-    if not isinstance(at, Tensor | Sequence) and at is not None:
-        raise InputError(f"at must be positions such as [3, 7], or one for each paragraph as a tensor; got {at!r}")
     where = at if isinstance(at, Tensor) else list(range(paragraphs.n_prefix) if at is None else at)
     if isinstance(where, Tensor) and tuple(where.shape) != (len(paragraphs),):
         raise InputError(f"a tensor at= must give one position for each of {len(paragraphs)} paragraphs")

@@ -124,11 +124,12 @@ def _of_head(place: tuple[int, int], judged: slice) -> Quantity:
 
 def _row(name: str, results: Mapping[str, xr.Dataset], quantity: Quantity, seed: int) -> dict[str, str]:
     values = {condition: quantity(one) for condition, one in results.items()}
-    own = values["memorized"]
+    own, numbers = values["memorized"], {condition: one.astype(float) for condition, one in values.items()}
+    mine = numbers["memorized"]
     differences = {
-        "twin": bootstrap_mean(own.astype(float) - values["twin"], seed=seed) if "twin" in values else None,
+        "twin": bootstrap_mean(mine - numbers["twin"], seed=seed) if "twin" in numbers else None,
         **{
-            other: bootstrap_difference(own, values[other], seed=seed) if other in values else None
+            other: bootstrap_difference(mine, numbers[other], seed=seed) if other in numbers else None
             for other in ("control", "control_own")
         },
     }
@@ -154,7 +155,7 @@ def _excludes_zero(interval: Interval) -> str:
 def _interval(values: np.ndarray, seed: int) -> str:
     if values.dtype == bool:  # resampling equal answers would give certainty
         share = binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
-        return _format(values.mean(), np.asarray(share.low), np.asarray(share.high))
+        return _format(np.asarray(values.mean()), np.asarray(share.low), np.asarray(share.high))
     return _format(*bootstrap_mean(values, seed=seed))
 
 

@@ -8,6 +8,7 @@ from memhooks.errors import InputError
 from memhooks.localize.objectives import token_nll
 from memhooks.localize.patch_grid import Cell, hook_name
 from memhooks.localize.patching import patch, patch_cells
+from memhooks.measure.recitation import with_own_continuation
 from memhooks.model.means import activation_means
 from memhooks.model.replay.clean_run import Site
 from memhooks.model.replay.edits import HEAD_SITES, MLP_SITES, STREAM_SITES
@@ -76,7 +77,7 @@ def test_own_positions_are_those_cells_of_the_whole_map(model, paragraphs):
 
 
 def test_restoring_the_input_of_the_first_layer_undoes_everything_and_noising_does_everything(model, paragraphs):
-    at = torch.full((6,), 6)
+    at, paragraphs = torch.full((6,), 6), with_own_continuation(model, paragraphs)  # which any other prefix hurts
     for direction, sign in (("denoising", -1), ("noising", 1)):
         found = patch(model, paragraphs, corrupt(paragraphs, at), at=at, sites=["resid_pre"], direction=direction)
         gap = found["other_nll"] - found["clean_nll"]

@@ -6,7 +6,7 @@ import torch
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from memhooks.errors import InputError
-from memhooks.model.ablated import _cycle, ablated
+from memhooks.model.ablated import ablated, cycle
 from memhooks.model.hook_names import full_name
 from memhooks.model.hooks import hooked, recorded
 from memhooks.model.means import activation_means
@@ -126,7 +126,7 @@ def test_resampling_puts_whole_rows_of_the_source_there_the_same_for_all_parts(m
     joint = parts if name == Z else parts | {"heads": [(1, 1)]}
     with ablated(model, how="resample", source=OTHERS, seed=3, **joint), recorded(model, [name, Z]) as after:
         model(TOKENS)
-    order = _cycle(5, 3)[:2]
+    order = cycle(5, 3)[:2]
     torch.testing.assert_close(part(after[name]), part(others[name][order]), rtol=0, atol=0)
     if name != Z:
         assert torch.equal(after[Z][:, :, 1], others[Z][order][:, :, 1])
@@ -237,7 +237,7 @@ def test_random_edges_are_neither_asked_for_nor_drawn_twice(model):
 @pytest.mark.parametrize("n", [2, 3, 8, 50])
 def test_no_row_meets_itself_and_every_source_row_is_used(n):
     for seed in range(20):
-        order = _cycle(n, seed)
+        order = cycle(n, seed)
         assert sorted(order.tolist()) == list(range(n))
         assert (order != torch.arange(n)).all()
 
@@ -255,7 +255,7 @@ def test_parts_see_the_same_source_rows_also_after_a_pass_that_stopped_early(mod
         model(TOKENS, stop_at_layer=2)
         with recorded(model, [Z, last]) as after:
             model(TOKENS)
-    order = _cycle(5, 0)[2:4]
+    order = cycle(5, 0)[2:4]
     assert torch.equal(after[Z][:, :, 1], others[Z][order][:, :, 1])
     assert torch.equal(after[last][:, :, 1], others[last][order][:, :, 1])
 

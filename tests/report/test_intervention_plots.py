@@ -5,9 +5,9 @@ import torch
 from memhooks.localize.cumulative import ablate_cumulatively
 from memhooks.localize.each_part import ablate_each, every_layer, silence_heads
 from memhooks.localize.patch_pairs import patch_pairs
+from memhooks.localize.patch_result import patch_interval
 from memhooks.localize.patching import patch
 from memhooks.localize.specificity import specificity
-from memhooks.measure.intervals import bootstrap_mean
 from memhooks.measure.pairs import make_pairs
 from memhooks.measure.perturbation import corrupted, perturb
 from memhooks.measure.perturbation_statistics import drop_by_position, drop_by_rarity
@@ -98,9 +98,9 @@ def test_the_early_prefix_is_drawn_at_three_depths_with_bands(model, sets, effec
     titles = [one.text for one in drawing.layout.annotations]
     assert titles == ["resid_pre of layer 0", "resid_pre of layer 2", "resid_pre of layer 3"]
     assert len(drawing.data) == 18
-    values = results["control"]["effect"].sel(site="resid_pre", layer=2).transpose("paragraph", "pos").values
+    values = results["control"]["effect"].sel(site="resid_pre", layer=2)
     traces = [one for one in drawing.data if one.xaxis == "x2"][3:]
-    mean, low, high = bootstrap_mean(values, seed=0)
+    mean, low, high = patch_interval(results["control"], values, seed=0)
     for trace, end in zip(traces, (high, low, mean), strict=True):
         np.testing.assert_allclose(trace.y, end)
 
