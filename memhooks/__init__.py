@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from memhooks.measure.pairs import Pairs, load_pairs, make_pairs, save_pairs
     from memhooks.measure.perturbation import perturb, perturb_exact_match
     from memhooks.measure.perturbation_statistics import drop_by_position, drop_by_rarity, perturbation_statistics
-    from memhooks.measure.recitation import recitation
+    from memhooks.measure.recitation import recitation, with_own_continuation
     from memhooks.measure.replacements import first2sec, frequency_matched, from_paragraphs, uniform
     from memhooks.model.ablated import ablated
     from memhooks.model.audit import audit
@@ -76,7 +76,7 @@ _HOMES = {
     "paragraphs.matching": ("matched_pairs",),
     "paragraphs.rarity": ("rarity_ranks",),
     "paragraphs.counts": ("unigram_counts",),
-    "measure.recitation": ("recitation",),
+    "measure.recitation": ("recitation", "with_own_continuation"),
     "measure.replacements": ("first2sec", "frequency_matched", "from_paragraphs", "uniform"),
     "measure.perturbation": ("perturb", "perturb_exact_match"),
     "measure.continuations": ("perturbed_continuations",),
@@ -182,6 +182,7 @@ __all__ = [
     "unlearning_steps",
     "weight_gradients",
     "weight_scores",
+    "with_own_continuation",
 ]
 
 

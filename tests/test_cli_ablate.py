@@ -87,7 +87,7 @@ def test_tables_on_the_organism_fit_into_80_columns(monkeypatch):
     assert "organism; memorized: 3 of A, control: 3 of C, held_out: 3 of held_out; ablation: zero" in done.stdout
     for text in (
         "heads: NLL rise without it",
-        "layers: memorized minus control (p: among 16 layers)",
+        "layers: memorized minus control (p: largest of 16 layers)",
         "attention 0",
         "L0H5",
         "judged on the other",

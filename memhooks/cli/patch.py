@@ -75,7 +75,9 @@ def patch(
     impact: Annotated[
         bool,
         typer.Option(
-            "--impact", help="Score the first token that the replacement changes, not the whole continuation's NLL."
+            "--impact",
+            help="Score the first token that the replacement changes, not the whole continuation's NLL; the replaced "
+            "token is then, as published, the one with the largest EM drop, the earliest of equals.",
         ),
     ] = False,
     figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,

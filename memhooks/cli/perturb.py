@@ -69,7 +69,11 @@ def perturb(
     ] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Save the memorized paragraphs beside their perturbed twins (MP/PMP) to this .nc file."),
+        typer.Option(
+            help="Save the memorized paragraphs beside their perturbed twins (MP/PMP) to this .nc file, to be read by "
+            "`memhooks.load_pairs`. As published, the position is that of the largest EM drop, the earliest of equals: "
+            "not always the one whose NLL rises most, which the tables show."
+        ),
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
     out: Annotated[
@@ -84,8 +88,10 @@ def perturb(
     Each prefix token in turn is replaced, and the same continuation is scored again, the true tokens before the
     model's eyes at every step. The drop of a token is by how much the continuation's NLL rises (nats per token;
     0 = it does not matter). A drop that goes with position means that late or early tokens carry more; one that
-    goes with token count, that rare or common ones do. p compares with drops in random order within each
-    paragraph, and the spread with tokens that all matter alike.
+    goes with token count, that rare or common ones do; "given" one of them, its ranks are regressed out first.
+    p compares with drops in random order within each paragraph, and the spread with tokens that all matter alike.
+    "By chance up to": below it lie 97.5 % of the memorized means at a position if drops are in random order
+    (position by position: of fifty, one or two exceed it by chance).
 
     The control is text that the model does not recite: any text is predicted from some tokens more than from
     others, and only what differs from the control tells of recitation.

@@ -54,8 +54,7 @@ def hook_sweep(
         InputError: no edits, rows the model cannot read, a metric that does not give one number per row; or as
             `hooked`.
     """
-    if not edits:
-        raise InputError('no edits given; pass {"name": [(hook points, function)]}')
+    _check_edits(edits)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     tokens = tokens_of(rows)
@@ -78,6 +77,15 @@ def hook_sweep(
         change=Variable(values - unedited[:, None], ("paragraph", "row"), f"{unit}, edited minus unedited"),
         unedited=Variable(unedited, ("paragraph",), unit),
     )
+
+
+def _check_edits(edits: object) -> None:
+    shape = 'pass {"name": [(("z", 0), function), ...]}, lists of (hook points, function) pairs'
+    if not isinstance(edits, Mapping) or not edits:
+        raise InputError(f"no edits given, or not by name; {shape}")
+    for name, edit in edits.items():
+        if not isinstance(edit, Sequence) or not all(isinstance(one, tuple) and len(one) == 2 for one in edit):
+            raise InputError(f"edit {name!r} is no list of pairs; {shape}")
 
 
 def _first_layer(model: HookedModel, edit: Edit) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.localize.patch_grid import At, own_position, positions, rectangle, whole_grid
 from memhooks.localize.patch_result import patch_result
-from memhooks.localize.patching import Direction, sweep_cells
+from memhooks.localize.patching import Direction, check_source, sweep_cells
 from memhooks.measure.pairs import Pairs
 from memhooks.model.labelled import Variable
 from memhooks.model.loading import HookedModel
@@ -55,9 +55,10 @@ def patch_pairs(
         and `logit_effect`, its share of the mean gap between both runs.
 
     Raises:
-        InputError: a pair without an impact token, an unknown place, or as `patch`.
+        InputError: a pair without an impact token, an unknown place or direction, or as `patch`.
     """
     check_batch_size(batch_size)
+    check_source(pairs.clean, direction)
     if not pairs.changed.all():
         unchanged = int((~pairs.changed).sum())
         raise InputError(f"{unchanged} of {len(pairs)} pairs have no impact token; pass pairs.select(pairs.changed)")

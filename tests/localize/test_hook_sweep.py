@@ -59,7 +59,9 @@ def test_hooks_that_are_there_already_take_part(model, paragraphs):
 @pytest.mark.parametrize(
     ("edits", "metric", "message"),
     [
-        ({}, loss, "no edits given"),
+        ({}, loss, "no edits given, or not by name"),
+        ([(("z", 0), double)], loss, "no edits given, or not by name"),
+        ({"a": (("z", 0), double)}, loss, "edit 'a' is no list of pairs"),
         ({"a": EDITS["the end"]}, lambda logits: logits.mean(), r"one number for each of 6 rows, got \(\)"),
         ({"a": EDITS["the end"]}, lambda logits: 3.0, "got float"),
         ({"a": [("nowhere", double)]}, loss, "nowhere"),

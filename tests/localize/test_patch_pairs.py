@@ -60,3 +60,10 @@ def test_an_unknown_place_is_refused(model, pairs):
 
     with pytest.raises(InputError, match="at must be one of perturbed, impact or positions, got 'end'"):
         inspect.unwrap(patch_pairs)(model, pairs, at="end")
+
+
+def test_an_unknown_direction_is_refused(model, pairs):
+    import inspect
+
+    with pytest.raises(InputError, match="direction must be one of denoising, noising, got 'denoise'"):
+        inspect.unwrap(patch_pairs)(model, pairs, direction="denoise")

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ import memhooks
 from memhooks.errors import InputError
 from memhooks.measure.perturbation import corrupted, perturb, perturb_exact_match
 from memhooks.measure.recitation import recitation
+from memhooks.measure.replacements import drawn
 from memhooks.model.ablated import ablated
 from memhooks.model.hooks import hooked
 from memhooks.paragraphs.paragraphs import Paragraphs
@@ -114,6 +117,11 @@ def test_replayed_and_full_passes_give_the_same_effects(model, paragraphs):
     assert replayed["kl"].values == pytest.approx(passes["kl"].values, abs=1e-5)
     for name in ("em_drop", "match_drop"):
         assert (replayed[name].values == passes[name].values).all()
+
+
+def test_a_replacement_by_name_is_refused(model, paragraphs):
+    with pytest.raises(InputError, match=r"a function such as memhooks.uniform .*, got 'uniform'"):
+        inspect.unwrap(drawn)(model, paragraphs, "uniform", seed=0, n_draws=1)
 
 
 def test_a_batch_of_nothing_is_refused(model, paragraphs):
