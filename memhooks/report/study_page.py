@@ -64,7 +64,8 @@ def _summary(results: Results) -> Section:
         "floor: never-seen text has no EM to lose, so its drop is near 0 by construction; scored against the "
         "model's own continuation, as in the paper, its EM is full by construction: that is the column beside.",
     ]
-    return Section("What was found", text, findings(results))
+    rows = [{name: cell for name, cell in row.items() if not name.startswith("differs")} for row in findings(results)]
+    return Section("What was found", text, rows)  # one column names all controls that A differs from
 
 
 def _recitation(results: Results, counts: Sequence[int], examples: Sequence[Mapping[str, str]]) -> Section:
