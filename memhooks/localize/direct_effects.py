@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memhooks.errors import InputError
+from memhooks.model.checks import check_batch_size
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
@@ -66,8 +67,7 @@ def direct_effects(
     paragraphs.check(model)
     if against not in get_args(Against):
         raise InputError(f"against must be one of {', '.join(get_args(Against))}, got {against!r}")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     refuse_hooks(model)
     batches = tracked(paragraphs.tokens.split(batch_size), "splitting logits")
     found = [_split(clean_run(model, tokens, first=paragraphs.n_prefix), against) for tokens in batches]

@@ -21,13 +21,13 @@ from memhooks.errors import InputError
 from memhooks.localize.patch_grid import hook_name
 from memhooks.measure.damage import damage
 from memhooks.model.ablated import cycle
-from memhooks.model.checks import Rows, check_tokens, tokens_of
+from memhooks.model.checks import Rows, check_batch_size, check_tokens, tokens_of
 from memhooks.model.labelled import labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans
 from memhooks.model.parts import Kind, Parts, checked
 from memhooks.model.provenance import provenance, tensor_hash
-from memhooks.model.replay.batches import Batches, batches, check_batch_size
+from memhooks.model.replay.batches import Batches, batches
 from memhooks.model.replay.clean_run import CleanRun, Site, activation, clean_run
 from memhooks.model.replay.edits import Cells
 from memhooks.model.replay.scoring import Outcome, joined

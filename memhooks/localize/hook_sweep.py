@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.model.checks import Rows, check_tokens, tokens_of
+from memhooks.model.checks import Rows, check_batch_size, check_tokens, tokens_of
 from memhooks.model.hook_names import Places, find_hooks, layer_of
 from memhooks.model.hooks import hooked
 from memhooks.model.labelled import Variable, labelled
@@ -55,8 +55,7 @@ def hook_sweep(
             `hooked`.
     """
     _check_edits(edits)
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     tokens = tokens_of(rows)
     check_tokens(model, tokens)
     start = {name: _first_layer(model, edit) for name, edit in edits.items()}

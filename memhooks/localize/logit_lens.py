@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from memhooks.errors import InputError
+from memhooks.model.checks import check_batch_size
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
@@ -47,8 +47,7 @@ def logit_lens(model: HookedModel, paragraphs: Paragraphs, *, batch_size: int = 
         InputError: a batch size below one, paragraphs that the model cannot read, or hooks on the model.
     """
     paragraphs.check(model)
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     refuse_hooks(model)
     batches = tracked(paragraphs.tokens.split(batch_size), "reading the stream")
     found = [_read(clean_run(model, tokens, first=paragraphs.n_prefix)) for tokens in batches]

@@ -18,9 +18,9 @@ from memhooks.localize.patch_grid import At, own_position, positions, rectangle,
 from memhooks.localize.patch_result import patch_result
 from memhooks.localize.patching import Direction, check_source, sweep_cells
 from memhooks.measure.pairs import Pairs
+from memhooks.model.checks import check_batch_size
 from memhooks.model.labelled import Variable
 from memhooks.model.loading import HookedModel
-from memhooks.model.replay.batches import check_batch_size
 from memhooks.model.replay.clean_run import CleanRun, Site
 from memhooks.model.replay.readers import at_token
 from memhooks.model.replay.scoring import Reader

@@ -30,9 +30,10 @@ from memhooks.localize.patch_grid import (
     whole_grid,
 )
 from memhooks.localize.patch_result import Scores, patch_result
+from memhooks.model.checks import check_batch_size
 from memhooks.model.loading import HookedModel
 from memhooks.model.means import ActivationMeans
-from memhooks.model.replay.batches import Batches, batches, check_batch_size
+from memhooks.model.replay.batches import Batches, batches
 from memhooks.model.replay.clean_run import CleanRun, Site, activation, clean_run
 from memhooks.model.replay.edits import Cells
 from memhooks.model.replay.readers import divergence

@@ -16,7 +16,7 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.localize.patch_grid import At, Cell, hook_name, positions, rectangle
 from memhooks.localize.patching import Direction, Source, check_source, patch_cells, prefixed
-from memhooks.model.checks import check_tokens
+from memhooks.model.checks import check_batch_size, check_tokens
 from memhooks.model.hooks import recorded
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
@@ -45,8 +45,7 @@ def screen(
     check_source(source, direction)
     if not isinstance(source, Tensor | Paragraphs):
         raise InputError("a screen compares two runs: give rows of tokens or Paragraphs as source")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     where = positions(paragraphs, at)
     places = rectangle(model, sites, where)
     paragraphs.check(model)

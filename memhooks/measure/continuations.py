@@ -18,6 +18,7 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.measure.effects import EFFECT_AXES, check_effect, replaced, worst_place
 from memhooks.measure.recitation import exact_match, with_own_continuation
+from memhooks.model.checks import check_batch_size
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
@@ -60,8 +61,7 @@ def perturbed_continuations(
     """
     if at not in ("worst", "every"):
         raise InputError(f"at must be 'worst' or 'every', got {at!r}")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     check_effect(effect, paragraphs.check(model))
     axes = EFFECT_AXES if at == "every" else EFFECT_AXES[:1]
     row, draw, pos = _places(effect, at)

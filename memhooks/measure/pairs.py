@@ -20,6 +20,7 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.measure.effects import check_effect, drops, replaced
 from memhooks.measure.recitation import exact_match, with_own_continuation
+from memhooks.model.checks import check_batch_size
 from memhooks.model.labelled import Variable, labelled, load_result, save_result
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import tensor_hash
@@ -107,8 +108,7 @@ def make_pairs(model: HookedModel, paragraphs: Paragraphs, effect: xr.Dataset, *
     Raises:
         InputError: a batch size below one, paragraphs that the model cannot read, or an effect of others.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     check_effect(effect, paragraphs.check(model))
     drop = drops(effect, "em_drop").swapaxes(1, 2)  # the first of equals, by position and then draw
     place = torch.from_numpy(drop.reshape(len(drop), -1).argmax(1))

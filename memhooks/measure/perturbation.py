@@ -15,11 +15,12 @@ from torch import Tensor
 from memhooks.measure.damage import damage
 from memhooks.measure.effects import check_effect, replaced, worst_place
 from memhooks.measure.replacements import Replacement, drawn, uniform
+from memhooks.model.checks import check_batch_size
 from memhooks.model.decoding import scored_logits
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
-from memhooks.model.replay.batches import batches, check_batch_size
+from memhooks.model.replay.batches import batches
 from memhooks.model.replay.clean_run import CleanRun, clean_run
 from memhooks.model.replay.edits import token_edits
 from memhooks.model.replay.exact import leading_hits, replay_exact_match

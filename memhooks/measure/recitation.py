@@ -17,7 +17,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memhooks.errors import InputError
+from memhooks.model.checks import check_batch_size
 from memhooks.model.decoding import greedy_continuation, scored_logits
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
@@ -66,8 +66,7 @@ def recitation(
         InputError: a batch size below one, or paragraphs that the model cannot read.
     """
     paragraphs.check(model)
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     if reference == "model":
         paragraphs = with_own_continuation(model, paragraphs, batch_size=batch_size)
     first = 1 if scored == "all" else paragraphs.n_prefix

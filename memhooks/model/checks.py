@@ -57,3 +57,13 @@ def check_tokens(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, n_
     length = tokens.shape[1] + n_more
     if length > model.cfg.n_ctx:
         raise InputError(f"{length} tokens do not fit the model's context of {model.cfg.n_ctx}; use shorter paragraphs")
+
+
+def check_batch_size(asked: int | None) -> None:
+    """Refuse batches of nothing, before any work.
+
+    Raises:
+        InputError: fewer than one row is asked for.
+    """
+    if asked is not None and asked < 1:
+        raise InputError(f"batch_size must be at least 1, got {asked}")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memhooks.errors import InputError, in_short
-from memhooks.model.checks import Rows, check_tokens, tokens_of
+from memhooks.model.checks import Rows, check_batch_size, check_tokens, tokens_of
 from memhooks.model.hook_names import find_hooks, full_name
 from memhooks.model.hooks import hooked
 from memhooks.model.loading import HookedModel, HookPoint
@@ -146,8 +146,7 @@ def activation_means(
     sites = [sites] if isinstance(sites, str) else sites
     if over not in get_args(Over):
         raise InputError(f"over must be one of {', '.join(get_args(Over))}, got {over!r}")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     names = find_hooks(model, [full_name((site, layer)) for site in sites for layer in range(model.cfg.n_layers)])
     if over == "positions" and (square := [name for name in names if name.endswith(("pattern", "attn_scores"))]):
         raise InputError(f'{square[0]} has no mean over positions; use over="paragraphs"')

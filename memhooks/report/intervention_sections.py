@@ -5,13 +5,13 @@ from memhooks.report.intervention_plots import (
     plot_ablation,
     plot_cumulative,
     plot_patch_heads,
+    plot_patch_layers,
     plot_patch_map,
     plot_specificity,
 )
 from memhooks.report.lens_plots import plot_direct_effects, plot_logit_lens
 from memhooks.report.page import Section
 from memhooks.report.perturbation_plots import plot_position_profile, plot_rarity
-from memhooks.report.plots import plot_patching
 from memhooks.report.theme import NAMES
 
 
@@ -47,7 +47,7 @@ def intervention_sections(results: Results) -> list[Section]:
             "Through which layers and heads does the worst token's information flow?",
             [undone],
             figures=[
-                plot_patching(results["patching"]),
+                plot_patch_layers(results["patching"]),
                 plot_patch_heads(results["patching_heads"]),
                 plot_patch_map(maps),
             ],

@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
-from memhooks.localize.patch_result import patch_interval
 from memhooks.measure.intervals import bootstrap_mean
 from memhooks.measure.recitation import em_bins
 from memhooks.report.theme import COLOURS, NAMES, TEMPLATE, add_line_, figure
@@ -116,19 +115,6 @@ def plot_attention(results: Results) -> go.Figure:
     return drawing.update_layout(
         title="Attention of the last prefix token against corpus counts (negative = rare tokens)"
     )
-
-
-def plot_patching(results: Results) -> go.Figure:
-    """Share of the damage undone by restoring one activation at the replaced position, by layer and site."""
-    sites = next(iter(results.values()))["site"].values.tolist()
-    drawing = make_subplots(1, len(sites), subplot_titles=sites, shared_yaxes=True, horizontal_spacing=0.04)
-    drawing.update_layout(template=TEMPLATE, height=420, title="Restoring the clean activation at the replaced token")
-    for column, site in enumerate(sites, start=1):
-        for condition, result in results.items():
-            stats = patch_interval(result, result["effect"].sel(site=site), seed=_SEED)
-            add_line_(drawing, condition, result["layer"].values.tolist(), *stats, column=column)
-    drawing.update_xaxes(title_text="layer")
-    return drawing.update_yaxes(title_text="share of the damage undone", col=1)
 
 
 def plot_unlearning(table: Sequence[Mapping[str, object]]) -> go.Figure:

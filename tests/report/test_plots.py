@@ -11,12 +11,12 @@ from memhooks.report.findings import (
     recited_in_full,
     unlearning_summary,
 )
+from memhooks.report.intervention_plots import plot_patch_layers
 from memhooks.report.plots import (
     plot_attention,
     plot_dose,
     plot_em_bins,
     plot_layer_profile,
-    plot_patching,
     plot_perturbation,
     plot_unlearning,
     plot_weight_scores,
@@ -112,7 +112,7 @@ def test_every_figure_draws_all_conditions_with_titles_and_units(results):
         plot_layer_profile(results["gradients"]),
         plot_weight_scores(results["gradients"]),
         plot_attention(results["attention"]),
-        plot_patching(results["patching"]),
+        plot_patch_layers(results["patching"]),
         plot_unlearning(ROWS),
     ]
     for drawing in figures:

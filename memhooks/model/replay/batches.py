@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from memhooks.errors import InputError
+from memhooks.model.checks import check_batch_size
 from memhooks.model.replay.clean_run import CleanRun
 from memhooks.model.replay.scoring import ROWS, SLICE
 
@@ -60,16 +60,6 @@ def batches(run: CleanRun, asked: int | None) -> Batches:
     fixed = 3 * ROWS * SLICE * run.final.element_size()
     rows = (SHARE * free - fixed) // bytes_per_row(run)
     return Batches(int(max(1, min(rows, 4 * MOST if cuda else MOST))))
-
-
-def check_batch_size(asked: int | None) -> None:
-    """Refuse batches of nothing, before any work.
-
-    Raises:
-        InputError: fewer than one row is asked for.
-    """
-    if asked is not None and asked < 1:
-        raise InputError(f"batch_size must be at least 1, got {asked}")
 
 
 def bytes_per_row(run: CleanRun) -> int:
