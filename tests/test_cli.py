@@ -13,6 +13,7 @@ from memhooks.errors import InputError
 from memhooks.model.audit_result import Audit, AuditRow
 from memhooks.model.labelled import load_result
 from memhooks.organism.paragraphs import load_planted
+from tests.command_line import assert_refused
 from tests.conftest import tiny_neo
 
 ROWS = torch.arange(60).repeat(2, 1)
@@ -49,18 +50,6 @@ def test_help_lists_the_commands_without_loading_torch():
 )
 def test_unusable_input_ends_in_one_line_and_code_2(monkeypatch, capsys, arguments, message):
     assert_refused(monkeypatch, capsys, arguments, message)
-
-
-def assert_refused(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["memhooks", *arguments])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    printed = capsys.readouterr()
-    assert caught.value.code == 2
-    assert message in printed.err
-    assert printed.err.strip().count("\n") == 0
-    assert printed.out == ""
 
 
 def test_the_installed_command_exits_with_code_2():

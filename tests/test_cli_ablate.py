@@ -1,13 +1,10 @@
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from typer.testing import CliRunner
 
-from memhooks import cli
 from memhooks.errors import InputError
 from memhooks.localize.cumulative import ablate_cumulatively
 from memhooks.localize.each_part import ablate_each, every_layer, silence_heads
@@ -17,6 +14,7 @@ from memhooks.model.loading import load_model
 from memhooks.model.means import activation_means
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import split
+from tests.command_line import assert_refused, invoke
 
 SETS = {"memorized": "mine.pt", "control": "other.pt", "held_out": "prose.pt"}
 
@@ -30,10 +28,6 @@ def foreign(tmp_path, neo):
     for name, rows in (("mine", recited.tokens), ("other", tokens[4:8]), ("prose", tokens[8:])):
         torch.save(rows, tmp_path / f"{name}.pt")
     return tmp_path
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
 
 
 def invoke_on(folder, *arguments):
@@ -58,14 +52,7 @@ def rows_of(folder):
     ],
 )
 def test_unusable_input_is_refused_in_one_line(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["memhooks", "ablate", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    printed = capsys.readouterr()
-    assert caught.value.code == 2
-    assert message in printed.err
-    assert printed.err.strip().count("\n") == 0
-    assert printed.out == ""
+    assert_refused(monkeypatch, capsys, ["ablate", *arguments], message)
 
 
 def test_what_the_sets_do_not_allow_is_refused(foreign):

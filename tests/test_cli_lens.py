@@ -5,15 +5,14 @@ import sys
 import pytest
 import torch
 import xarray as xr
-from typer.testing import CliRunner
 
-from memhooks import cli
 from memhooks.errors import InputError
 from memhooks.localize.direct_effects import direct_effects
 from memhooks.localize.logit_lens import logit_lens, share_decided
 from memhooks.model.loading import load_model
 from memhooks.organism.paragraphs import load_bundled
 from memhooks.paragraphs.paragraphs import Paragraphs
+from tests.command_line import assert_refused, invoke
 
 SMALL = ["lens", "--n", "3"]
 
@@ -26,10 +25,6 @@ def foreign(tmp_path, neo):
     torch.save(tokens[:4], tmp_path / "mine.pt")
     torch.save(tokens[4:], tmp_path / "other.pt")
     return tmp_path
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +41,7 @@ def invoke(*arguments):
     ],
 )
 def test_unusable_input_is_refused_in_one_line(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["memhooks", "lens", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    printed = capsys.readouterr()
-    assert caught.value.code == 2
-    assert message in printed.err
-    assert printed.err.strip().count("\n") == 0
-    assert printed.out == ""
+    assert_refused(monkeypatch, capsys, ["lens", *arguments], message)
 
 
 def test_a_folder_is_refused_as_output_before_any_work(tmp_path):

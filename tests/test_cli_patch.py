@@ -1,12 +1,9 @@
 import json
-import sys
 
 import pytest
 import torch
 import xarray as xr
-from typer.testing import CliRunner
 
-from memhooks import cli
 from memhooks.localize.patch_pairs import patch_pairs
 from memhooks.localize.patching import patch
 from memhooks.measure.pairs import make_pairs
@@ -14,6 +11,7 @@ from memhooks.measure.perturbation import corrupted, perturb
 from memhooks.measure.recitation import with_own_continuation
 from memhooks.model.loading import load_model
 from memhooks.paragraphs.paragraphs import Paragraphs
+from tests.command_line import assert_refused, invoke
 
 
 @pytest.fixture
@@ -25,10 +23,6 @@ def foreign(tmp_path, neo):
     torch.save(recited.tokens, tmp_path / "mine.pt")
     torch.save(tokens[3:], tmp_path / "other.pt")
     return tmp_path
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
 
 
 def invoke_on(folder, *arguments):
@@ -55,14 +49,7 @@ def rows_of(folder):
     ],
 )
 def test_unusable_input_is_refused_in_one_line(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["memhooks", "patch", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    printed = capsys.readouterr()
-    assert caught.value.code == 2
-    assert message in printed.err
-    assert printed.err.strip().count("\n") == 0
-    assert printed.out == ""
+    assert_refused(monkeypatch, capsys, ["patch", *arguments], message)
 
 
 def test_tables_on_the_organism_fit_into_80_columns(monkeypatch):

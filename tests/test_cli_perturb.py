@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from typer.testing import CliRunner
 
-from memhooks import cli
 from memhooks.errors import InputError
 from memhooks.measure.continuations import perturbed_continuations
 from memhooks.measure.pairs import load_pairs, make_pairs
@@ -18,6 +16,7 @@ from memhooks.measure.recitation import with_own_continuation
 from memhooks.measure.replacements import frequency_matched, from_paragraphs
 from memhooks.model.loading import load_model
 from memhooks.paragraphs.paragraphs import Paragraphs
+from tests.command_line import assert_refused, invoke
 
 
 @pytest.fixture
@@ -30,10 +29,6 @@ def foreign(tmp_path, neo):
     torch.save(tokens[4:], tmp_path / "other.pt")
     np.save(tmp_path / "counts.npy", np.arange(101))
     return tmp_path
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
 
 
 def invoke_on(folder, *arguments):
@@ -63,14 +58,7 @@ def rows_of(folder):
     ],
 )
 def test_unusable_input_is_refused_in_one_line(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["memhooks", "perturb", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    printed = capsys.readouterr()
-    assert caught.value.code == 2
-    assert message in printed.err
-    assert printed.err.strip().count("\n") == 0
-    assert printed.out == ""
+    assert_refused(monkeypatch, capsys, ["perturb", *arguments], message)
 
 
 @pytest.mark.parametrize("command", ["perturb", "patch", "ablate"])
