@@ -1,72 +1,200 @@
-"""Which weights move a paragraph's likelihood? Gradients pooled per layer and component.
+"""Which weights move a paragraph's likelihood? Gradients of every weight, pooled per layer and component.
 
-1. Per paragraph, one backward pass of the objective through the grid's weights alone.
-2. Each component's gradient is pooled to its largest and its mean absolute entry
-   (the maximum is Eq. 2 of Stoehr et al., 2024).
-3. Layer shares say where gradients are large relative to the whole: the size follows
-   the loss, so memorized text has smaller gradients everywhere; the profile does not have to.
+1. A batch shares one forward and one backward pass through its activations.
+2. Each paragraph's own gradient of a matrix is one matrix product more; it is pooled at once and let go.
+3. Layer shares say where gradients are large relative to the whole, whose size follows the loss.
+
+The gradient of the batch mean, which the paper pools, lets paragraphs cancel each other; both are here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 import xarray as xr
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from memhooks.localize.objectives import Objective, continuation_nll
-from memhooks.model.components import component_labels, components, head_view, trainable
+from memhooks.errors import InputError
+from memhooks.localize.objectives import CHANGE_WEIGHT, FrozenKL, Objective, continuation_nll, objective_name
+from memhooks.localize.pooling import as_grid, grid_axes, pooled_heads, pooled_variables
+from memhooks.model.checks import check_batch_size
+from memhooks.model.components import component_parameters
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
+from memhooks.model.replay.backward import Matrix, trace
+from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
 
+BATCH = 8
+"""Paragraphs whose passes are shared; their activations and gradients are held at once."""
+
 
 def weight_gradients(
-    model: HookedModel, paragraphs: Paragraphs, *, objective: Objective = continuation_nll
+    model: HookedModel, paragraphs: Paragraphs, *, objective: Objective = continuation_nll, batch_size: int = BATCH
 ) -> dict[str, Tensor]:
-    """Gradient of the objective over all paragraphs together, by parameter name; `.grad` stays untouched."""
-    paragraphs.check(model)
-    with torch.enable_grad(), trainable(model) as parameters:
-        gradients = torch.autograd.grad(objective(model, paragraphs), list(parameters.values()))
-    return dict(zip(parameters, gradients, strict=True))
+    """Gradient of the objective's mean over all paragraphs, by parameter name; `.grad` stays untouched.
+
+    Raises:
+        InputError: paragraphs the model cannot read, hooks on the model, a batch size below one, or an objective
+            that is not one number for each paragraph.
+    """
+    return _summed(
+        model, paragraphs, objective, batch_size, lambda one: one.rows.flatten(0, 1).T @ one.columns.flatten(0, 1)
+    )
 
 
-def weight_scores(model: HookedModel, paragraphs: Paragraphs, *, objective: Objective = continuation_nll) -> xr.Dataset:
+def contrastive_gradients(
+    model: HookedModel, change: Paragraphs, keep: Paragraphs, frozen: HookedModel, *, edit: bool = False
+) -> dict[str, Tensor]:
+    """Gradient of the published objective (`objectives.contrastive`), by parameter name.
+
+    Where `model` still is the `frozen` one, this is `CHANGE_WEIGHT` times the gradient of the NLL and `keep` adds
+    nothing: what is published as contrastive localization does not contrast.
+
+    Raises:
+        InputError: as `weight_gradients`.
+    """
+    weight = CHANGE_WEIGHT if edit else -CHANGE_WEIGHT
+    kept = weight_gradients(model, keep, objective=FrozenKL(frozen))
+    changed = weight_gradients(model, change)
+    return {name: weight * one + keep.n_continuation * kept[name] for name, one in changed.items()}
+
+
+def mean_over_paragraphs(
+    model: HookedModel,
+    paragraphs: Paragraphs,
+    of: Callable[[Tensor], Tensor],
+    *,
+    objective: Objective = continuation_nll,
+    batch_size: int = BATCH,
+) -> dict[str, Tensor]:
+    """Mean over paragraphs of a function of each one's own gradient, such as `torch.abs` or `torch.square`.
+
+    The mean of squares is the diagonal of the empirical Fisher information.
+
+    Raises:
+        InputError: as `weight_gradients`.
+    """
+
+    def each(one: Matrix) -> Tensor:
+        total = of(one.rows[0].T @ one.columns[0])
+        for rows, columns in zip(one.rows[1:], one.columns[1:], strict=True):
+            total += of(rows.T @ columns)
+        return total
+
+    return _summed(model, paragraphs, objective, batch_size, each)
+
+
+def weight_scores(
+    model: HookedModel,
+    paragraphs: Paragraphs,
+    *,
+    objective: Objective = continuation_nll,
+    times_weight: bool = False,
+    batch_size: int = BATCH,
+) -> xr.Dataset:
     """Pooled |gradient| of every component, for each paragraph on its own.
 
+    Args:
+        model: a hooked GPT-Neo.
+        paragraphs: each with its own gradient.
+        objective: what the gradient is of.
+        times_weight: pool |gradient x weight| instead: to first order, what setting the weight to zero changes.
+        batch_size: paragraphs that share their passes.
+
     Returns:
-        Dataset over `paragraph`, `layer` and `component`: `max_gradient` and `mean_gradient`
-        (objective's unit per weight, 0 = no influence); over `paragraph` and `layer`:
-        `layer_share` (of the summed maxima, adds up to 1).
+        Dataset over `paragraph`, `layer` and `component`: the variables of `POOLED` (objective's unit per unit of
+        weight, 0 = no influence); over `paragraph`: `loss` (the objective, nats); over `paragraph` and
+        `layer`: `layer_share` (of the summed maxima, adds up to 1).
+
+    Raises:
+        InputError: as `weight_gradients`.
     """
-    pooled = []
-    for row in tracked(range(len(paragraphs)), "gradients"):
-        gradients = weight_gradients(model, paragraphs.select([row]), objective=objective)
-        pooled.append(_pooled(model, gradients))
-    largest, mean = (torch.stack([one[i] for one in pooled]) for i in (0, 1))
-    axes = ("paragraph", "layer", "component")
-    labels = {"paragraph": paragraphs.ids, "layer": range(model.cfg.n_layers), "component": component_labels(model)}
-    by_layer = largest.sum(-1)
+    weights = component_parameters(model) if times_weight else {}
+    losses, found = [], []
+    for batch in _passes(model, paragraphs, objective, batch_size, "gradients"):
+        pooled: dict[str, list[Tensor]] = {}
+        for one in batch.matrices:
+            pooled[one.name] = [
+                pooled_heads(_own_gradient(model, one, rows, columns, weights))
+                for rows, columns in zip(one.rows, one.columns, strict=True)
+            ]
+        found.append(torch.stack([as_grid(model, pooled, row) for row in range(len(batch.losses))]))
+        losses.append(batch.losses)
+    about = provenance(model, paragraphs.tokens) | {
+        "objective": objective_name(objective),
+        "times_weight": int(times_weight),
+    }
+    axes = {"paragraph": paragraphs.ids} | grid_axes(model)
+    variables = pooled_variables(model, torch.cat(found), axes)
+    by_layer = torch.cat(found)[..., 0].sum(-1)
     return labelled(
-        provenance(model, paragraphs.tokens) | {"objective": getattr(objective, "__name__", str(objective))},
-        max_gradient=Variable(
-            largest, axes, "largest |gradient| of the component, nats per token and unit of weight", labels
-        ),
-        mean_gradient=Variable(mean, axes, "mean |gradient| of the component, nats per token and unit of weight"),
+        about,
+        **variables,
+        loss=Variable(torch.cat(losses), ("paragraph",), "the objective, nats per token"),
         layer_share=Variable(
-            by_layer / by_layer.sum(-1, keepdim=True), axes[:2], "share of the summed maxima, adds up to 1"
+            by_layer / by_layer.sum(-1, keepdim=True),
+            ("paragraph", "layer"),
+            "share of the summed maxima, adds up to 1",
         ),
     )
 
 
-def _pooled(
-    model: HookedModel, gradients: Mapping[str, Tensor]
-) -> tuple[Float[Tensor, "layer component"], Float[Tensor, "layer component"]]:
-    views = [head_view(gradients[cell.parameter_name], cell).abs() for cell in components(model)]
-    shape = (model.cfg.n_layers, -1)
-    return (
-        torch.stack([view.max() for view in views]).reshape(shape).cpu(),
-        torch.stack([view.mean() for view in views]).reshape(shape).cpu(),
-    )
+class _Batch(NamedTuple):
+    losses: Float[Tensor, " paragraph"]
+    matrices: Iterator[Matrix]
+
+
+def _passes(
+    model: HookedModel, paragraphs: Paragraphs, objective: Objective, batch_size: int, label: str
+) -> Iterator[_Batch]:
+    check_batch_size(batch_size)
+    paragraphs.check(model)
+    refuse_hooks(model)
+    for begin in tracked(range(0, len(paragraphs), batch_size), label):
+        some = paragraphs.select(slice(begin, begin + batch_size))
+        with torch.enable_grad():
+            traced = trace(model, some.tokens, first=some.n_prefix)
+            losses = objective(traced.logits, some)
+        if losses.shape != (len(some),):
+            raise InputError(
+                f"an objective gives one number for each of {len(some)} paragraphs, got shape {tuple(losses.shape)}"
+            )
+        yield _Batch(losses.detach().cpu(), traced.matrices(losses))
+
+
+def _summed(
+    model: HookedModel,
+    paragraphs: Paragraphs,
+    objective: Objective,
+    batch_size: int,
+    of: Callable[[Matrix], Tensor],
+) -> dict[str, Tensor]:
+    total: dict[str, Tensor] = {}
+    for batch in _passes(model, paragraphs, objective, batch_size, "gradients"):
+        for one in batch.matrices:
+            found = of(one).div_(len(paragraphs))
+            total[one.name] = total[one.name].add_(found) if one.name in total else found
+    return {name: _as_parameter(model, name, total[name]) for name in component_parameters(model)}
+
+
+def _as_parameter(model: HookedModel, name: str, gradient: Float[Tensor, "rows columns"]) -> Tensor:
+    """The gradient in its parameter's own layout."""
+    if ".mlp." in name:
+        return gradient
+    if name.endswith("W_O"):
+        return rearrange(gradient, "(head d_head) d_model -> head d_head d_model", head=model.cfg.n_heads)
+    return rearrange(gradient, "(head d_head) d_model -> head d_model d_head", head=model.cfg.n_heads).contiguous()
+
+
+def _own_gradient(
+    model: HookedModel, one: Matrix, rows: Tensor, columns: Tensor, weights: Mapping[str, Tensor]
+) -> Float[Tensor, "head entry"]:
+    gradient = rows.T @ columns
+    if one.name in weights:
+        gradient = _as_parameter(model, one.name, gradient) * weights[one.name].detach()
+    return gradient.reshape(1 if ".mlp." in one.name else model.cfg.n_heads, -1)

@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from memhooks.errors import InputError
 from memhooks.localize.masks.weight_mask import WeightMask
-from memhooks.localize.objectives import continuation_logits, forget_nll, retain_kl
+from memhooks.localize.objectives import continuation_logits, continuation_nll, kl_divergence
 from memhooks.model.components import trainable
 from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
@@ -48,19 +49,27 @@ def unlearning_steps(
     """
     _check(model, forget, retain, mask, n_steps=n_steps, lr=lr)
     with torch.no_grad():
-        frozen = continuation_logits(model, retain.tokens, first=retain.n_prefix).log_softmax(-1)
+        frozen = continuation_logits(model, retain).log_softmax(-1)
     with trainable(model) as parameters:
         weights = _MaskedWeights(parameters, mask, lr=lr)
         for step in range(n_steps):
             with torch.enable_grad():
-                forgotten, drift = forget_nll(model, forget), retain_kl(model, retain, frozen)
-                loss = forgotten + retain_weight * drift
+                surprise, drift = _losses(model, forget, retain, frozen)
+                loss = retain_weight * drift - surprise
                 gradients = torch.autograd.grad(loss, weights.parameters)
             weights.check_finite_([loss, *gradients], step)
-            yield UnlearningStep(step, -forgotten.item(), drift.item())
+            yield UnlearningStep(step, surprise.item(), drift.item())
             weights.step_(gradients)
         with torch.no_grad():
-            weights.check_finite_([forget_nll(model, forget), retain_kl(model, retain, frozen)], n_steps)
+            weights.check_finite_(_losses(model, forget, retain, frozen), n_steps)
+
+
+def _losses(
+    model: HookedModel, forget: Paragraphs, retain: Paragraphs, frozen: Tensor
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """NLL of the text to forget and KL to the frozen model on the text to keep, both means over tokens."""
+    surprise = continuation_nll(continuation_logits(model, forget), forget).mean()
+    return surprise, kl_divergence(continuation_logits(model, retain), frozen).mean()
 
 
 class _MaskedWeights:

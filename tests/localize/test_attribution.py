@@ -1,11 +1,37 @@
+import copy
+
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
-from memhooks.localize.attribution import weight_gradients, weight_scores
-from memhooks.localize.objectives import continuation_nll, forget_nll
-from memhooks.model.components import components, head_view
+from memhooks.errors import InputError
+from memhooks.localize.attribution import (
+    contrastive_gradients,
+    mean_over_paragraphs,
+    weight_gradients,
+    weight_scores,
+)
+from memhooks.localize.objectives import (
+    FrozenKL,
+    SpanNLL,
+    TokenNLL,
+    continuation_logits,
+    continuation_nll,
+    contrastive,
+    forget_nll,
+)
+from memhooks.localize.pooling import POOLED, component_scores
+from memhooks.model.components import component_parameters, components, head_view
 from memhooks.model.loading import load_model
 from memhooks.paragraphs.paragraphs import Paragraphs
+
+
+def slow_gradients(model, paragraphs, objective=continuation_nll):
+    """One backward pass through the whole model by autograd."""
+    parameters = component_parameters(model)
+    loss = objective(continuation_logits(model, paragraphs), paragraphs).mean()
+    return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn.W_Q", "blocks.1.attn.W_O", "blocks.2.mlp.W_in", "blocks.3.mlp.W_out"])
@@ -18,28 +44,123 @@ def test_gradients_equal_finite_differences_in_float64(neo, paragraphs, name):
         for sign in (1, -1):
             with torch.no_grad():
                 weight.view(-1)[index] += sign * 1e-5
-                slopes.append(continuation_nll(model, paragraphs).item())
+                slopes.append(continuation_nll(continuation_logits(model, paragraphs), paragraphs).mean().item())
                 weight.view(-1)[index] -= sign * 1e-5
         assert (slopes[0] - slopes[1]) / 2e-5 == pytest.approx(gradient[index].item(), rel=1e-5, abs=1e-8)
 
 
-def test_scores_are_pooled_from_each_paragraphs_own_backward(model, paragraphs):
-    scores = weight_scores(model, paragraphs)
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+@pytest.mark.parametrize("processed", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_equal_autograd_through_the_whole_model(neo, paragraphs, batch_size, processed, dtype):
+    model = load_model(neo, dtype=dtype, processed=processed)
+    near = 1e-5 if dtype == torch.float32 else 1e-9
+    found = weight_gradients(model, paragraphs, batch_size=batch_size)
+    for name, slow in slow_gradients(model, paragraphs).items():
+        assert found[name].shape == slow.shape
+        torch.testing.assert_close(found[name], slow, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, rows: SpanNLL(12, 13),
+        lambda model, rows: TokenNLL(rows, torch.tensor([12, 23, 15, 12, 20, 13])),
+        lambda model, rows: FrozenKL(half(model)),
+        lambda model, rows: lambda logits, rows: logits[:, 3].logsumexp(-1),  # anybody's own
+    ],
+)
+def test_gradients_of_any_objective_equal_autograd(model, paragraphs, make):
+    objective = make(model, paragraphs)
+    found = weight_gradients(model, paragraphs, objective=objective, batch_size=4)
+    for name, slow in slow_gradients(model, paragraphs, objective).items():
+        torch.testing.assert_close(found[name], slow, rtol=1e-5, atol=1e-5)
+
+
+def half(model):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.blocks[2].mlp.W_out.mul_(0.5)
+    return other
+
+
+@pytest.mark.parametrize("edit", [True, False])
+def test_gradients_of_the_published_objective_equal_autograd(model, paragraphs, edit):
+    change, keep, frozen = paragraphs.select([0, 1]), paragraphs.select([2, 3, 4]), half(model)
+    found = contrastive_gradients(model, change, keep, frozen, edit=edit)
+    parameters = component_parameters(model)
+    with torch.no_grad():
+        theirs = continuation_logits(frozen, keep).log_softmax(-1)
+    loss = contrastive(continuation_logits(model, change), change, continuation_logits(model, keep), theirs, edit=edit)
+    for name, slow in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+        torch.testing.assert_close(found[name], slow, rtol=1e-5, atol=1e-5)
+
+
+def test_at_the_frozen_model_the_published_objective_is_a_tenth_of_the_nll(model, paragraphs):
+    """So its map does not know the paragraphs to keep: the published localization is not contrastive."""
+    change, keep = paragraphs.select([0, 1]), paragraphs.select([2, 3, 4])
+    found, plain = contrastive_gradients(model, change, keep, model), weight_gradients(model, change)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(found[name], -0.1 * gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("times_weight", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 4, 8])
+def test_scores_are_pooled_from_each_paragraphs_own_backward(model, paragraphs, times_weight, batch_size):
+    scores = weight_scores(model, paragraphs, times_weight=times_weight, batch_size=batch_size)
+    parameters = component_parameters(model)
     for row in (0, 4):
-        model.zero_grad()
-        continuation_nll(model, paragraphs.select([row])).backward()
-        parameters = dict(model.named_parameters())
+        one = paragraphs.select([row])
+        gradients = slow_gradients(model, one)
+        loss = continuation_nll(continuation_logits(model, one), one).item()
+        assert float(scores["loss"][row]) == pytest.approx(loss, rel=1e-5)
         for cell in components(model):
-            gradient = head_view(parameters[cell.parameter_name].grad, cell).abs()
-            found = scores.sel(layer=cell.layer, component=cell.label).isel(paragraph=row)
-            assert float(found["max_gradient"]) == pytest.approx(gradient.max().item(), rel=1e-5, abs=1e-7)
-            assert float(found["mean_gradient"]) == pytest.approx(gradient.mean().item(), rel=1e-5, abs=1e-7)
+            gradient = head_view(gradients[cell.parameter_name], cell).abs()
+            if times_weight:
+                gradient = gradient * head_view(parameters[cell.parameter_name], cell).detach().abs()
+            check_cell(scores.isel(paragraph=row).sel(layer=cell.layer, component=cell.label), gradient)
+
+
+def check_cell(found, gradient):
+    n = gradient.numel()
+    slow = {
+        "max_gradient": gradient.max(),
+        "l1_gradient": gradient.sum(),
+        "l2_gradient": gradient.square().sum().sqrt(),
+        "mean_gradient": gradient.mean(),
+        "rms_gradient": gradient.square().mean().sqrt(),
+        "max_over_expected": gradient.max() / norm.isf(1 / (2 * n)),
+    }
+    assert set(slow) == set(POOLED)
+    for name, value in slow.items():
+        assert float(found[name]) == pytest.approx(value.item(), rel=1e-5, abs=1e-5), name
+
+
+def test_component_scores_pool_the_gradient_of_the_mean(model, paragraphs):
+    gradients = weight_gradients(model, paragraphs)
+    found = component_scores(model, gradients)
+    for cell in components(model):
+        check_cell(
+            found.sel(layer=cell.layer, component=cell.label), head_view(gradients[cell.parameter_name], cell).abs()
+        )
+    each = weight_scores(model, paragraphs)["l2_gradient"].mean("paragraph")
+    assert (found["l2_gradient"] < each).all()  # the mean's gradient is shorter: paragraphs cancel each other
+
+
+@pytest.mark.parametrize("of", [torch.abs, torch.square])
+def test_means_over_paragraphs_equal_a_loop(model, paragraphs, of):
+    found = mean_over_paragraphs(model, paragraphs, of, batch_size=4)
+    each = [slow_gradients(model, paragraphs.select([row])) for row in range(6)]
+    for name, mean in found.items():
+        slow = torch.stack([of(gradients[name]) for gradients in each]).mean(0)
+        torch.testing.assert_close(mean, slow, rtol=1e-5, atol=1e-5)
 
 
 def test_shares_add_up_and_the_sign_of_the_objective_does_not_matter(model, paragraphs):
     scores, opposite = weight_scores(model, paragraphs), weight_scores(model, paragraphs, objective=forget_nll)
     assert scores["layer_share"].sum("layer").values == pytest.approx(1.0)
     assert scores["max_gradient"].values == pytest.approx(opposite["max_gradient"].values, rel=1e-6)
+    assert opposite.attrs["objective"] == "forget_nll"
 
 
 def test_a_layer_that_writes_nothing_has_no_gradient_share_but_its_output_matrices(model, paragraphs):
@@ -53,6 +174,17 @@ def test_a_layer_that_writes_nothing_has_no_gradient_share_but_its_output_matric
     assert float(scores.sel(component="W_out")) > 0
 
 
+def test_size_is_taken_out_of_random_numbers(model):
+    """The maximum of W_in's many entries is larger than a head's by number alone; over the expected one it is not."""
+    generator = torch.Generator().manual_seed(0)
+    noise = {n: torch.randn(p.shape, generator=generator) for n, p in component_parameters(model).items()}
+    found = component_scores(model, noise).mean("layer")
+    plain = found["max_gradient"].sel(component="W_in") / found["max_gradient"].sel(component="W_V 0")
+    fair = found["max_over_expected"].sel(component="W_in") / found["max_over_expected"].sel(component="W_V 0")
+    assert abs(float(fair) - 1) < abs(float(plain) - 1)
+    assert float(fair) == pytest.approx(1, abs=0.12)
+
+
 @pytest.mark.parametrize("grad_mode", [True, False])
 def test_nothing_is_left_behind(model, paragraphs, grad_mode):
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -63,6 +195,37 @@ def test_nothing_is_left_behind(model, paragraphs, grad_mode):
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
 
 
-def test_unreadable_paragraphs_are_refused(model):
+def test_frozen_weights_have_gradients_too(model, paragraphs):
+    expected = weight_gradients(model, paragraphs)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for name, gradient in weight_gradients(model, paragraphs).items():
+        assert torch.equal(gradient, expected[name])
+
+
+def test_unusable_input_is_refused(model, paragraphs):
     with pytest.raises(ValueError, match="token ids must lie in"):
         weight_gradients(model, Paragraphs(torch.full((1, 10), 500), 5))
+    with pytest.raises(InputError, match="batch_size must be at least 1"):
+        weight_scores(model, paragraphs, batch_size=0)
+    with model.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda x, hook: x)]):
+        with pytest.raises(InputError, match="does not run through hooks"):
+            weight_scores(model, paragraphs)
+    with pytest.raises(InputError, match=r"one number for each of 6 paragraphs, got shape \(\)"):
+        weight_gradients(model, paragraphs, objective=lambda logits, rows: logits.mean())
+
+
+def test_scores_of_other_parameters_are_refused(model, paragraphs):
+    gradients = weight_gradients(model, paragraphs)
+    with pytest.raises(InputError, match=r"scores of blocks.0.attn.W_Q must have its shape .*, got none"):
+        component_scores(model, {"other": torch.zeros(3)})
+    with pytest.raises(InputError, match=r"scores of blocks.3.mlp.W_in must have .*, got shape \(3,\)"):
+        component_scores(model, gradients | {"blocks.3.mlp.W_in": torch.zeros(3)})
+
+
+def test_half_precision_is_pooled_in_single(neo, paragraphs):
+    found = weight_scores(load_model(neo, dtype=torch.bfloat16), paragraphs)
+    exact = weight_scores(load_model(neo), paragraphs)
+    assert found["max_gradient"].dtype == np.float32
+    correlation = np.corrcoef(found["l2_gradient"].values.ravel(), exact["l2_gradient"].values.ravel())[0, 1]
+    assert correlation > 0.99

@@ -52,7 +52,7 @@ def test_a_weight_that_moves_outside_the_mask_is_an_error(model):
 def test_the_published_recipe_moves_every_weight_and_is_caught(model, paragraphs):
     """Masked gradients with coupled weight decay in Adam, as in the official code."""
     from memhooks.localize.attribution import weight_gradients
-    from memhooks.localize.objectives import forget_nll
+    from memhooks.localize.objectives import continuation_logits, forget_nll
 
     gradients = weight_gradients(model, paragraphs)
     mask = top_weights(gradients, fraction=0.001)
@@ -60,7 +60,7 @@ def test_the_published_recipe_moves_every_weight_and_is_caught(model, paragraphs
     before = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer = torch.optim.Adam(parameters.values(), lr=1e-5, weight_decay=1.0)
     with pytest.raises(RuntimeError, match="moved outside the mask"), frozen_outside(model, mask):
-        forget_nll(model, paragraphs).backward()
+        forget_nll(continuation_logits(model, paragraphs), paragraphs).mean().backward()
         for name, parameter in parameters.items():
             keep = torch.zeros_like(parameter).flatten()
             keep[mask.indices[name].long()] = 1.0

@@ -5,13 +5,18 @@ import pytest
 import torch
 
 from memhooks.errors import InputError
-from memhooks.localize.objectives import token_nll
 from memhooks.localize.patch_grid import Cell, hook_name
 from memhooks.localize.patching import patch, patch_cells
 from memhooks.measure.recitation import with_own_continuation
 from memhooks.model.means import activation_means
 from memhooks.model.replay.clean_run import Site
 from memhooks.model.replay.edits import HEAD_SITES, MLP_SITES, STREAM_SITES
+
+
+def token_nll(model, tokens, *, first):
+    """Surprise at the tokens from index `first` on, by a full pass."""
+    logits = model(tokens)[:, first - 1 : -1]
+    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, first:], reduction="none")
 
 
 def corrupt(paragraphs, at):
