@@ -46,7 +46,8 @@ def activation_gradients(
             attn_out, mlp_out, mlp_pre, mlp_post.
         objective: what the gradient is of: by default the mean NLL of the continuation; `TokenNLL` for impact tokens.
         at: positions, by default all of the prefix; or a tensor with one position for each paragraph, such as the
-            perturbed tokens of pairs.
+            perturbed tokens of pairs. What predicts a token stands one position before it: at the token itself (and
+            after it) the gradient of its surprise is 0.
         batch_size: paragraphs that share their passes.
 
     Returns:

@@ -152,7 +152,7 @@ def plot_token_nll(tokens: Sequence[str], nll: np.ndarray, n_prefix: int) -> go.
     """Surprise at each token of one paragraph; the continuation in the memorized colour."""
     drawing = figure(title="Surprise at each token", x="token", y="NLL, nats", height=360)
     colours = [COLOURS["twin"] if pos < n_prefix else COLOURS["memorized"] for pos in range(1, len(tokens))]
-    labels = [f"{escape(repr(token))} {pos}" for pos, token in enumerate(tokens)][
+    labels = [f"{escape(repr(token), quote=False)} {pos}" for pos, token in enumerate(tokens)][
         1:
     ]  # numbered: equal labels would merge
     drawing.add_bar(x=labels, y=nll, marker_color=colours)

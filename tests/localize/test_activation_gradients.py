@@ -72,7 +72,7 @@ def test_a_head_that_nothing_reads_has_no_gradient(model, paragraphs):
 
 
 def test_unusable_input_is_refused(model, paragraphs):
-    with pytest.raises(InputError, match="gradients are taken at resid_pre, .* got 'pattern'"):
+    with pytest.raises(InputError, match=r"gradients are taken at resid_pre, .* got 'pattern'"):
         inspect.unwrap(activation_gradients)(model, paragraphs, sites=["pattern"])
     with pytest.raises(InputError, match="either all by head"):
         activation_gradients(model, paragraphs, sites=["q", "resid_pre"])
