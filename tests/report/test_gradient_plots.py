@@ -58,7 +58,7 @@ def test_one_paragraph_has_unique_escaped_labels(model, paragraphs):
     by_layer = plot_one_paragraph(gradients, tokens, head=2).data[0]
     assert list(by_layer.y) == ["L0", "L1", "L2", "L3"]
     for wrong in ({}, {"layer": 1, "head": 2}):
-        with pytest.raises(InputError, match="give either a layer, .* or a head"):
+        with pytest.raises(InputError, match=r"give either a layer, .* or a head"):
             plot_one_paragraph(gradients, tokens, **wrong)
 
 
