@@ -11,21 +11,34 @@ if TYPE_CHECKING:
     from memhooks.errors import InputError
     from memhooks.inspection import inspect_paragraph
     from memhooks.localize.ablation import ablation_table
+    from memhooks.localize.activation_gradients import activation_gradients, directions
     from memhooks.localize.attention import rare_token_attention
+    from memhooks.localize.attention_rows import attention_of
     from memhooks.localize.attribution import weight_gradients, weight_scores
     from memhooks.localize.cumulative import ablate_cumulatively
     from memhooks.localize.direct_effects import direct_effects
     from memhooks.localize.each_part import ablate_each, every_head, every_layer, silence_heads
     from memhooks.localize.hook_sweep import hook_sweep
+    from memhooks.localize.localizers import LOCALIZERS
     from memhooks.localize.logit_lens import logit_lens
     from memhooks.localize.masks.matched_random import matched_random_weights
     from memhooks.localize.masks.top import top_weights
     from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
+    from memhooks.localize.memorization_head import memorization_head
+    from memhooks.localize.noise import noise_counts, noise_doses
     from memhooks.localize.patch_grid import Cell
     from memhooks.localize.patch_pairs import patch_pairs
     from memhooks.localize.patching import patch, patch_cells
+    from memhooks.localize.pooling import component_scores
+    from memhooks.localize.profile import centre_of_mass, layer_shares
+    from memhooks.localize.profile_contrasts import nll_matched, profile_contrasts
+    from memhooks.localize.published_statistic import published_statistic
+    from memhooks.localize.range_maps import range_maps
+    from memhooks.localize.rare_token_heads import rare_token_heads
     from memhooks.localize.screening import screen, screen_then_verify
+    from memhooks.localize.similarity import paired_similarity, set_similarity, weight_similarity
     from memhooks.localize.specificity import best_first, specificity
+    from memhooks.localize.weight_search import search_weights
     from memhooks.measure.continuations import perturbed_continuations
     from memhooks.measure.intervals import bootstrap_mean
     from memhooks.measure.pairs import Pairs, load_pairs, make_pairs, save_pairs
@@ -33,6 +46,7 @@ if TYPE_CHECKING:
     from memhooks.measure.perturbation_statistics import drop_by_position, drop_by_rarity, perturbation_statistics
     from memhooks.measure.recitation import recitation, with_own_continuation
     from memhooks.measure.replacements import first2sec, frequency_matched, from_paragraphs, uniform
+    from memhooks.measure.token_scores import min_k, token_scores
     from memhooks.model.ablated import ablated
     from memhooks.model.audit import audit
     from memhooks.model.components import Component, components
@@ -77,6 +91,7 @@ _HOMES = {
     "paragraphs.rarity": ("rarity_ranks",),
     "paragraphs.counts": ("unigram_counts",),
     "measure.recitation": ("recitation", "with_own_continuation"),
+    "measure.token_scores": ("min_k", "token_scores"),
     "measure.replacements": ("first2sec", "frequency_matched", "from_paragraphs", "uniform"),
     "measure.perturbation": ("perturb", "perturb_exact_match"),
     "measure.continuations": ("perturbed_continuations",),
@@ -84,7 +99,20 @@ _HOMES = {
     "measure.perturbation_statistics": ("drop_by_position", "drop_by_rarity", "perturbation_statistics"),
     "measure.intervals": ("bootstrap_mean",),
     "localize.attribution": ("weight_gradients", "weight_scores"),
+    "localize.pooling": ("component_scores",),
+    "localize.localizers": ("LOCALIZERS",),
+    "localize.activation_gradients": ("activation_gradients", "directions"),
+    "localize.similarity": ("paired_similarity", "set_similarity", "weight_similarity"),
+    "localize.range_maps": ("range_maps",),
+    "localize.profile": ("centre_of_mass", "layer_shares"),
+    "localize.profile_contrasts": ("nll_matched", "profile_contrasts"),
+    "localize.noise": ("noise_counts", "noise_doses"),
+    "localize.weight_search": ("search_weights",),
     "localize.attention": ("rare_token_attention",),
+    "localize.attention_rows": ("attention_of",),
+    "localize.published_statistic": ("published_statistic",),
+    "localize.rare_token_heads": ("rare_token_heads",),
+    "localize.memorization_head": ("memorization_head",),
     "localize.patching": ("patch", "patch_cells"),
     "localize.patch_grid": ("Cell",),
     "localize.patch_pairs": ("patch_pairs",),
@@ -108,6 +136,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "LOCALIZERS",
     "Cell",
     "Component",
     "InputError",
@@ -119,13 +148,18 @@ __all__ = [
     "ablate_each",
     "ablated",
     "ablation_table",
+    "activation_gradients",
     "activation_means",
+    "attention_of",
     "audit",
     "best_first",
     "bootstrap_mean",
+    "centre_of_mass",
     "clusters",
+    "component_scores",
     "components",
     "direct_effects",
+    "directions",
     "drop_by_position",
     "drop_by_rarity",
     "duplicates",
@@ -143,6 +177,7 @@ __all__ = [
     "hook_table",
     "hooked",
     "inspect_paragraph",
+    "layer_shares",
     "load_controls",
     "load_means",
     "load_model",
@@ -155,7 +190,13 @@ __all__ = [
     "make_pairs",
     "matched_pairs",
     "matched_random_weights",
+    "memorization_head",
+    "min_k",
+    "nll_matched",
+    "noise_counts",
+    "noise_doses",
     "overlap",
+    "paired_similarity",
     "patch",
     "patch_cells",
     "patch_pairs",
@@ -164,7 +205,11 @@ __all__ = [
     "perturb_exact_match",
     "perturbation_statistics",
     "perturbed_continuations",
+    "profile_contrasts",
+    "published_statistic",
+    "range_maps",
     "rare_token_attention",
+    "rare_token_heads",
     "rarity_ranks",
     "recitation",
     "recorded",
@@ -173,15 +218,19 @@ __all__ = [
     "save_paragraphs",
     "screen",
     "screen_then_verify",
+    "search_weights",
+    "set_similarity",
     "silence_heads",
     "specificity",
     "split",
+    "token_scores",
     "top_weights",
     "uniform",
     "unigram_counts",
     "unlearning_steps",
     "weight_gradients",
     "weight_scores",
+    "weight_similarity",
     "with_own_continuation",
 ]
 

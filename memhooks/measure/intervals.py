@@ -32,7 +32,7 @@ def bootstrap_mean(
     """
     _check(values, level)
     drawn, n_clusters = _draw(values, clusters, seed, n_draws)
-    low, high = _ends(drawn, n_clusters, level)
+    low, high = interval_ends(drawn, n_clusters, level)
     return np.asarray(np.asarray(values, dtype=np.float64).mean(0)), low, high
 
 
@@ -57,7 +57,7 @@ def bootstrap_difference(
     own, others = clusters or (None, None)
     drawn, n_one = _draw(one, own, seed, n_draws)
     theirs, n_other = _draw(other, others, seed + 1, n_draws)
-    low, high = _ends(drawn - theirs, min(n_one, n_other), level)
+    low, high = interval_ends(drawn - theirs, min(n_one, n_other), level)
     return np.asarray(np.asarray(one, np.float64).mean(0) - np.asarray(other, np.float64).mean(0)), low, high
 
 
@@ -80,7 +80,7 @@ def bootstrap_ratio(
     below, _ = _draw(whole, clusters, seed, n_draws)  # the same seed draws the same paragraphs
     below = below.reshape(-1, *[1] * (above.ndim - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = _ends(above / below, n_clusters, level)
+        low, high = interval_ends(above / below, n_clusters, level)
         ratio = np.asarray(part, np.float64).mean(0) / np.asarray(whole, np.float64).mean()
     return np.asarray(ratio), low, high
 
@@ -98,7 +98,8 @@ def _draw(
     return means.reshape(n_draws, *np.shape(values)[1:]), len(member)
 
 
-def _ends(drawn: np.ndarray, n_clusters: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+def interval_ends(drawn: np.ndarray, n_clusters: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the expanded percentile interval of resampled values, drawn along the first axis."""
     if n_clusters < 2:
         return np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
     wider = np.sqrt(n_clusters / (n_clusters - 1)) * t.ppf((1 - level) / 2, n_clusters - 1)

@@ -28,6 +28,7 @@ AXES: dict[str, str] = {
     "draw": "one of several random choices",
     "query": "position that attends, from 0",
     "key": "position that is attended to, from 0",
+    "rank": "rarity rank among a paragraph's prefix tokens, 0 = rarest",
     "d_model": "residual stream",
     "d_head": "one head's query, key or value",
     "d_mlp": "hidden units of an MLP",

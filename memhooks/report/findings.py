@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import binomtest
 
+from memhooks.localize.profile import centre_of_mass, layer_shares
 from memhooks.measure.intervals import Interval, bootstrap_difference, bootstrap_mean
 from memhooks.measure.summary import means
 from memhooks.report.theme import NAMES
@@ -30,7 +31,7 @@ def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
         ("NLL rise per replaced prefix token, nats", "perturbation", lambda one: one["nll_rise"].values.mean((1, 2))),
         ("EM drop per replaced prefix token, tokens", "perturbation", lambda one: one["em_drop"].values.mean((1, 2))),
         ("share of the NLL rise held by the 5 worst prefix tokens", "perturbation", concentration),
-        ("centre of mass of |gradient| over layers", "gradients", centre_of_mass),
+        ("centre of mass of |gradient| over layers", "gradients", lambda one: centre_of_mass(layer_shares(one)).values),
         (
             "share of paragraphs whose free continuation dies after the worst replaced token",
             "continuations",
@@ -95,7 +96,7 @@ def _mean(rows: list[dict[str, object]], column: str, digits: int) -> str:
 
 def most_negative_head(result: xr.Dataset) -> tuple[int, int]:
     """The (layer, head) whose attention correlates most negatively with token counts."""
-    mean = result["spearman"].mean("paragraph").values
+    mean = result["spearman"].isel(query=0).mean("paragraph").transpose("layer", "head").values
     layer, head = np.unravel_index(int(mean.argmin()), mean.shape)
     return int(layer), int(head)
 
@@ -113,13 +114,8 @@ def concentration(result: xr.Dataset, *, n_worst: int = 5) -> np.ndarray:
     return np.sort(rise, axis=1)[:, -n_worst:].sum(1) / np.maximum(rise.sum(1), 1e-12)
 
 
-def centre_of_mass(result: xr.Dataset) -> np.ndarray:
-    """Mean layer, weighted by each layer's share of the gradient; 0 = all in the first."""
-    return result["layer_share"].values @ result["layer"].values
-
-
 def _of_head(place: tuple[int, int], judged: slice) -> Quantity:
-    return lambda one: one["spearman"].sel(layer=place[0], head=place[1]).values[judged]
+    return lambda one: one["spearman"].isel(query=0).sel(layer=place[0], head=place[1]).values[judged]
 
 
 def _row(name: str, results: Mapping[str, xr.Dataset], quantity: Quantity, seed: int) -> dict[str, str]:

@@ -61,16 +61,6 @@ def plot_perturbation(results: Results) -> go.Figure:
     return _add_means_(drawing, results, "nll_rise", along="pos")
 
 
-def plot_layer_profile(results: Results) -> go.Figure:
-    """Share of the gradient in each layer, with intervals over paragraphs."""
-    drawing = figure(
-        title="Gradient profile: share of each layer (size removed)",
-        x="layer",
-        y="share of summed largest |gradient|",
-    )
-    return _add_means_(drawing, results, "layer_share", along="layer")
-
-
 def plot_weight_scores(results: Results) -> go.Figure:
     """Largest |gradient| per layer and component, each map in per cent of its own sum so that they compare."""
     drawing = _side_by_side(results, 1, len(results), height=460)
@@ -92,29 +82,6 @@ def plot_weight_scores(results: Results) -> go.Figure:
         )
     drawing.update_layout(title="Where weights move the paragraph's likelihood: largest |gradient|, % of each map")
     return drawing.update_yaxes(title_text="layer", col=1)
-
-
-def plot_attention(results: Results) -> go.Figure:
-    """Mean rank correlation of attention with token count for every head; red = rare tokens attended."""
-    drawing = _side_by_side(results, 1, len(results), height=400)
-    maps = [result["spearman"].mean("paragraph") for result in results.values()]
-    bound = max(float(abs(one).max()) for one in maps)
-    for column, one in enumerate(maps, start=1):
-        drawing.add_heatmap(
-            z=one.values,
-            x=[f"H{head}" for head in one["head"].values],
-            y=[f"L{layer}" for layer in one["layer"].values],
-            zmin=-bound,
-            zmax=bound,
-            colorscale="RdBu",
-            showscale=column == 1,
-            colorbar={"title": "Spearman"},
-            row=1,
-            col=column,
-        )
-    return drawing.update_layout(
-        title="Attention of the last prefix token against corpus counts (negative = rare tokens)"
-    )
 
 
 def plot_unlearning(table: Sequence[Mapping[str, object]]) -> go.Figure:

@@ -6,16 +6,9 @@ from pathlib import Path
 
 from memhooks.report.findings import Results, findings, recited_in_full, unlearning_summary
 from memhooks.report.intervention_sections import intervention_sections
+from memhooks.report.looking_sections import looking_sections
 from memhooks.report.page import Section, write_report
-from memhooks.report.plots import (
-    plot_attention,
-    plot_dose,
-    plot_em_bins,
-    plot_layer_profile,
-    plot_unlearning,
-    plot_weight_scores,
-)
-from memhooks.report.theme import NAMES
+from memhooks.report.plots import plot_dose, plot_em_bins, plot_unlearning
 
 _LEAD = (
     "A small GPT-Neo (the organism) was made to recite set A; its twin, trained alike, read set B instead. "
@@ -45,7 +38,8 @@ def write_study_report(
     sections = [
         _summary(results),
         _recitation(results, counts, examples),
-        *_localization(results),
+        *intervention_sections(results),
+        *looking_sections(results),
         _unlearning(unlearned),
         _provenance(manifest),
     ]
@@ -76,49 +70,6 @@ def _recitation(results: Results, counts: Sequence[int], examples: Sequence[Mapp
     by_level = {name: results["recitation"][name] for name in ("memorized", "twin")}
     figures = [plot_dose(by_level, counts), plot_em_bins(results["recitation"])]
     return Section("Which paragraphs are recited?", text, recited_in_full(results["recitation"]), examples, figures)
-
-
-def _localization(results: Results) -> list[Section]:
-    return [*intervention_sections(results), *_gradients_and_attention(results)]
-
-
-def _gradients_and_attention(results: Results) -> list[Section]:
-    profile = (
-        "Gradients are as large as the loss is, so memorized text has small ones everywhere; "
-        "the profile removes the size. The published claim is that memorized text has more of it in lower layers."
-    )
-    return [
-        Section(
-            "Which weights move it?",
-            [profile],
-            figures=[plot_layer_profile(results["gradients"]), plot_weight_scores(results["gradients"])],
-        ),
-        Section(
-            "Does a head look at rare tokens?",
-            [
-                "Rank correlation, per paragraph, of the last prefix token's attention with corpus counts; uniform "
-                "attention gives 0. A head specific to memorized text would be red for A and pale in the other maps; p "
-                "only says that it looks at rarity at all (counts dealt anew to the token types, all heads at once)."
-            ],
-            _heads(results),
-            figures=[plot_attention(results["attention"])],
-        ),
-    ]
-
-
-def _heads(results: Results) -> list[dict[str, str]]:
-    mean = {name: one["spearman"].mean("paragraph") for name, one in results["attention"].items()}
-    p_value = results["attention"]["memorized"]["p_value"]
-    flat = mean["memorized"].values.argsort(axis=None)[:5]
-    places = [divmod(int(place), mean["memorized"].sizes["head"]) for place in flat]
-    return [
-        {
-            "head": f"L{layer}H{head}",
-            **{NAMES[name]: f"{float(one.sel(layer=layer, head=head)):+.2f}" for name, one in mean.items()},
-            "p (A, all heads at once)": f"{float(p_value.sel(layer=layer, head=head)):.3f}",
-        }
-        for layer, head in places
-    ]
 
 
 def _unlearning(unlearned: list[dict[str, object]]) -> Section:

@@ -12,6 +12,9 @@ COLOURS = {
     "twin": "#7F7F7F",
     "natural": "#009E73",
     "held_out": "#CC79A7",
+    "partly": "#E69F00",
+    "licence_never": "#332288",
+    "licence_own": "#999933",
 }
 NAMES = {
     "memorized": "memorized (A)",
@@ -20,6 +23,9 @@ NAMES = {
     "twin": "A under the twin",
     "natural": "natural duplicates",
     "held_out": "held-out prose",
+    "partly": "A planted 8 to 16 times",
+    "licence_never": "licences never seen",
+    "licence_own": "licences, own continuation",
 }
 TEMPLATE = go.layout.Template(
     layout={

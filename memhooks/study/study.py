@@ -16,14 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.localize.attention import rare_token_attention
-from memhooks.localize.attribution import weight_gradients, weight_scores
+from memhooks.localize.attribution import weight_gradients
 from memhooks.localize.masks.matched_random import matched_random_weights
 from memhooks.localize.masks.top import top_weights
 from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
@@ -37,6 +37,7 @@ from memhooks.organism.paragraphs import load_controls, load_natural, load_plant
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.report.study_page import write_study_report
 from memhooks.study.interventions import Found, ablation_stage, lens_stage, patching_stage, perturbation_stage
+from memhooks.study.looking import attention_stage, gradients_stage, partly_recited
 from memhooks.study.settings import Settings
 from memhooks.study.unlearning_table import trial_rows, unlearning_table
 from memhooks.unlearn.evaluation import evaluate, summary
@@ -86,26 +87,18 @@ class Study:
         return write_study_report(self.folder, self.results, self.unlearned, counts=counts, examples=examples)
 
     def _run_stage(self, stage: Stage) -> None:
-        s = self.settings
         match stage:
             case "recitation":
                 self._keep(stage, {name: recitation(*pair) for name, pair in self._recited().items()})
                 self._check_enough()
-            case "perturbation" | "patching" | "ablation" | "lens":
-                for name, found in self._intervened(stage).items():
-                    self._keep(name, found)
-            case "gradients":
-                self._keep(stage, {name: weight_scores(*pair) for name, pair in self.conditions(s.n_gradients).items()})
-            case "attention":
-                pairs = self.prefix_conditions(s.n_attention)  # attention reads the prefix alone
-                self._keep(
-                    stage, {name: rare_token_attention(*pair, self.counts, seed=s.seed) for name, pair in pairs.items()}
-                )
             case "unlearning":
                 self.unlearned = list(self._unlearn())
                 self._keep(stage, {"all": unlearning_table(self.unlearned)})
+            case _:
+                for name, found in self._localized(stage).items():
+                    self._keep(name, found)
 
-    def _intervened(self, stage: Stage) -> Found:
+    def _localized(self, stage: Stage) -> Found:
         s = self.settings
         match stage:
             case "perturbation":
@@ -117,6 +110,13 @@ class Study:
                 held_out = load_controls("held_out").sample(s.n_ablated, seed=s.seed)
                 conditions = self.conditions(s.n_ablated)
                 return ablation_stage(conditions, held_out, n_cumulative=s.n_cumulative, seed=s.seed)
+            case "gradients":
+                natural = load_natural().select(self._in_full("natural"))
+                partly = partly_recited(self.planted, self._in_full("memorized"))
+                return gradients_stage(self.conditions(s.n_gradients), partly, natural, n=s.n_gradients, seed=s.seed)
+            case "attention":
+                pairs = self.prefix_conditions(s.n_attention)  # attention reads the prefix alone
+                return attention_stage(pairs, self.counts, self.results["specificity"], seed=s.seed)
             case _:
                 return lens_stage(self.conditions(s.n_lens))
 
@@ -143,8 +143,7 @@ class Study:
     @cached_property
     def memorized(self) -> Paragraphs:
         """The paragraphs of set A that the organism recites in full."""
-        recited = self.results["recitation"]["memorized"]["full_match"].values
-        return self.planted.select(recited)
+        return self.planted.select(self._in_full("memorized"))
 
     def conditions(self, n: int) -> dict[str, tuple[HookedModel, Paragraphs]]:
         """The four conditions with up to `n` paragraphs each; a smaller `n` gives some of those of a larger one."""
@@ -163,8 +162,12 @@ class Study:
             "twin": (self.twin, memorized),
         }
 
+    def _in_full(self, name: str) -> Bool[np.ndarray, " paragraph"]:
+        """Which paragraphs of that set the organism recites in full."""
+        return self.results["recitation"][name]["full_match"].values
+
     def _check_enough(self) -> None:
-        needed, there = self.settings.n_unlearned + 1, int(self.results["recitation"]["memorized"]["full_match"].sum())
+        needed, there = self.settings.n_unlearned + 1, int(self._in_full("memorized").sum())
         if there < needed:
             raise InputError(f"the study needs {needed} paragraphs recited in full, the organism recites {there}")
 

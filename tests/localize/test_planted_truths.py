@@ -14,8 +14,11 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 PLACE, LAYER, HEAD, N_TOKENS = 5, 1, 1, 32
 
 
-@pytest.fixture(scope="module")
-def copier():
+RARITY_HEAD, COUNTS = (2, 0), 2 ** torch.arange(N_TOKENS) // 1000 + torch.arange(N_TOKENS)  # larger ids are commoner
+
+
+def empty():
+    """A GPT-Neo that writes nothing, with a constant in the stream from which queries can be made."""
     config = GPTNeoConfig(
         vocab_size=N_TOKENS,
         hidden_size=64,
@@ -32,12 +35,32 @@ def copier():
             weight.fill_(1.0 if "ln" in name and name.endswith("weight") else 0.0)
         neo.transformer.wte.weight[:, :N_TOKENS] = torch.eye(N_TOKENS)
         neo.transformer.wpe.weight[:24, N_TOKENS:56] = torch.eye(24)
-        attention, own = neo.transformer.h[LAYER].attn.attention, slice(32 * HEAD, 32 * HEAD + 32)
-        neo.transformer.h[LAYER].ln_1.bias[63] = 1  # a constant, from which every query is made
+        for block in neo.transformer.h:
+            block.ln_1.bias[63] = 1
+    return neo
+
+
+@pytest.fixture(scope="module")
+def copier():
+    neo = empty()
+    attention, own = neo.transformer.h[LAYER].attn.attention, slice(32 * HEAD, 32 * HEAD + 32)
+    with torch.no_grad():
         attention.q_proj.weight[32 * HEAD, 63] = 1
         attention.k_proj.weight[32 * HEAD, N_TOKENS + PLACE] = 4
         attention.v_proj.weight[own, :N_TOKENS] = torch.eye(N_TOKENS)
         attention.out_proj.weight[:N_TOKENS, own] = 2 * torch.eye(N_TOKENS)
+    return memhooks.load_model(neo)
+
+
+@pytest.fixture(scope="module")
+def rarity_seeker():
+    """One head's keys are the rarer the larger; all other heads attend to everything alike."""
+    neo = empty()
+    layer, head = RARITY_HEAD
+    attention = neo.transformer.h[layer].attn.attention
+    with torch.no_grad():
+        attention.q_proj.weight[32 * head, 63] = 1
+        attention.k_proj.weight[32 * head, :N_TOKENS] = -0.1 * torch.arange(N_TOKENS).float()
     return memhooks.load_model(neo)
 
 
@@ -109,3 +132,32 @@ def test_the_edge_that_carries_it_is_found(copier, recited):
     em = memhooks.ablate_each(copier, recited, edges=edges)["match_drop"].mean("paragraph").values
     assert em.argmax() == PLACE
     assert (em[[0, 1, 2, 3, 4, 6, 7]] == 0).all()
+
+
+def test_gradients_point_at_the_one_head_and_the_token_that_it_copies(copier, recited):
+    scores = memhooks.weight_scores(copier, recited)["max_gradient"].max("paragraph")
+    attention = [str(label) for label in scores["component"].values if str(label).startswith("W_V")]
+    values = scores.sel(component=attention).stack(part=("layer", "component"))
+    assert values.idxmax().item() == (LAYER, f"W_V {HEAD}")
+    assert float(values.drop_sel(part=(LAYER, f"W_V {HEAD}")).max()) == 0  # what others read, nobody writes on
+    moved = memhooks.activation_gradients(copier, recited, sites=["v"])["max_gradient"].mean("paragraph").sel(site="v")
+    assert moved.stack(part=("layer", "head", "pos")).idxmax().item() == (LAYER, HEAD, PLACE)
+    assert float(moved.where((moved["layer"] != LAYER) | (moved["head"] != HEAD), 0).max()) == 0
+    for localize in memhooks.LOCALIZERS:
+        found = localize(copier, recited, recited, seed=0)
+        in_head = {name: score[HEAD] for name, score in found.items() if name.endswith("W_V")}
+        assert max(in_head, key=lambda name: float(in_head[name].max())) == f"blocks.{LAYER}.attn.W_V", localize
+
+
+@pytest.mark.parametrize("skip_first", [True, False])
+def test_the_one_head_that_attends_by_rarity_is_named_and_no_other(rarity_seeker, skip_first):
+    tokens = torch.randint(N_TOKENS, (60, 24), generator=torch.Generator().manual_seed(1))
+    rows = Paragraphs(tokens, n_prefix=12)
+    found = memhooks.rare_token_attention(rarity_seeker, rows, COUNTS, seed=0, queries=[11, 12], skip_first=skip_first)
+    mean = found["spearman"].mean("paragraph").sel(query=11)
+    assert float(mean.sel(layer=RARITY_HEAD[0], head=RARITY_HEAD[1])) < -0.99  # a token twice is a tie in counts alone
+    for query in (11, 12):
+        heads = memhooks.rare_token_heads(found, seed=0, query=query)
+        assert heads["row"].values[heads["is_rare_token_head"].values].tolist() == ["L2H0"]
+    by_rank = found["attention_by_rank"].sel(query=11, layer=RARITY_HEAD[0], head=RARITY_HEAD[1]).values
+    assert (by_rank[:5] > by_rank[5:10]).all()

@@ -28,7 +28,7 @@ def scores(seed, low, high, n=12):
 @pytest.fixture
 def results():
     return {
-        "memorized": scores(0, 0.0, 0.02),
+        "memorized": scores(0, 0.0, 0.3),
         "control": scores(1, 3.0, 5.0),
         "planted_<8>_times": scores(2, 0.01, 2.2),
         "licence": scores(3, 0.0, 0.5),
@@ -64,7 +64,8 @@ def test_known_conditions_keep_their_colour_and_others_have_their_own(results):
         colours = [one.line.color or one.marker.color for one in some]
         assert colours == [COLOURS["memorized"], COLOURS["control"], *PALETTE[:2]]
     band = plot_layer_shares(results).data[7]
-    assert band.fillcolor == "rgba(230,159,0,0.2)"
+    assert band.fillcolor == "rgba(136,34,85,0.2)"
+    assert not set(PALETTE) & set(COLOURS.values())
 
 
 def test_near_duplicates_count_once_in_the_bands(model, paragraphs):
@@ -121,7 +122,8 @@ def test_the_forest_plot_shows_each_difference_with_its_interval(contrasts):
     assert list(drawing.layout.yaxis.tickvals) == [2, 1, 0]
     assert [label.split("<br>")[0] for label in labels] == ["never seen (C)", "planted &lt;8&gt; times", "licence"]
     assert "overlap 0%" in labels[0]
-    assert f"loss 0.01 and {float(contrasts['nll_control'][0]):.2f}" in labels[0]
+    losses = [float(contrasts[f"nll_{one}"][0]) for one in ("memorized", "control")]
+    assert f"loss {losses[0]:.2f} and {losses[1]:.2f}" in labels[0]
     assert drawing.layout.shapes[0].x0 == drawing.layout.shapes[0].x1 == 0
     assert [one.name for one in drawing.data if one.name] == [
         "raw",
