@@ -93,6 +93,11 @@ def unlearn_and_restore(model):
             pass
 
 
+def noise_on_weights(model):
+    mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
+    memhooks.noise_doses(model, {"memorized": ROWS}, mask, factors=(0.0, 1.0), n_draws=1, seed=0)
+
+
 HELPERS = [
     record,
     record_gradients,
@@ -103,6 +108,7 @@ HELPERS = [
     resample,
     add_noise,
     unlearn_and_restore,
+    noise_on_weights,
     hook_table,
     audit,
     lambda model: memhooks.recitation(model, ROWS),
@@ -111,7 +117,8 @@ HELPERS = [
     lambda model: memhooks.hook_sweep(model, ROWS, {"a": [(("z", 1), lambda x, hook: 2 * x)]}, lambda x: x[:, 0, 0]),
     lambda model: memhooks.ablate_cumulatively(model, {"a": ROWS}, [(0, 1), (2, 2)], n_random=1),
     lambda model: memhooks.greedy_continuation(model, TOKENS, n_tokens=3),
-    lambda model: memhooks.weight_scores(model, ROWS),
+    lambda model: memhooks.weight_gradients(model, ROWS, batch_size=1),
+    lambda model: memhooks.token_scores(model, ROWS),
     lambda model: memhooks.rare_token_attention(model, ROWS, torch.ones(101, dtype=torch.long), seed=0, n_shuffles=2),
 ]
 
@@ -128,6 +135,11 @@ SWEEPS = [  # which refuse a model with forward hooks
     lambda model: memhooks.logit_lens(model, ROWS),
     lambda model: memhooks.direct_effects(model, ROWS),
     lambda model: memhooks.perturb_exact_match(model, ROWS, seed=0),
+    lambda model: memhooks.weight_scores(model, ROWS),
+    lambda model: memhooks.activation_gradients(model, ROWS),
+    lambda model: memhooks.directions(model, ROWS, backward=False),
+    lambda model: memhooks.LOCALIZERS[-1](model, ROWS, ROWS, seed=0),
+    lambda model: memhooks.LOCALIZERS[-2](model, ROWS, ROWS, seed=0),
     lambda model: memhooks.inspect_paragraph(model, ROWS),
 ]
 

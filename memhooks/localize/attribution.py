@@ -17,15 +17,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.localize.objectives import CHANGE_WEIGHT, FrozenKL, Objective, continuation_nll, objective_name
+from memhooks.localize.objectives import (
+    CHANGE_WEIGHT,
+    FrozenKL,
+    Objective,
+    continuation_logits,
+    continuation_nll,
+    objective_name,
+)
 from memhooks.localize.pooling import as_grid, grid_axes, pooled_heads, pooled_variables
 from memhooks.model.checks import check_batch_size
-from memhooks.model.components import component_parameters
+from memhooks.model.components import component_parameters, trainable
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.backward import Matrix, trace
-from memhooks.model.watched import refuse_hooks
+from memhooks.model.watched import has_hooks, refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
 
@@ -38,10 +45,14 @@ def weight_gradients(
 ) -> dict[str, Tensor]:
     """Gradient of the objective's mean over all paragraphs, by parameter name; `.grad` stays untouched.
 
+    Hooks on the model have their say: with them, the gradient goes through the model's own pass.
+
     Raises:
-        InputError: paragraphs the model cannot read, hooks on the model, a batch size below one, or an objective
-            that is not one number for each paragraph.
+        InputError: paragraphs the model cannot read, a batch size below one, or an objective that is not one number
+            for each paragraph.
     """
+    if has_hooks(model):
+        return _by_passes(model, paragraphs, objective, batch_size)
     return _summed(
         model, paragraphs, objective, batch_size, lambda one: one.rows.flatten(0, 1).T @ one.columns.flatten(0, 1)
     )
@@ -77,7 +88,7 @@ def mean_over_paragraphs(
     The mean of squares is the diagonal of the empirical Fisher information.
 
     Raises:
-        InputError: as `weight_gradients`.
+        InputError: as `weight_gradients`, or hooks on the model.
     """
 
     def each(one: Matrix) -> Tensor:
@@ -112,11 +123,11 @@ def weight_scores(
         `layer`: `layer_share` (of the summed maxima, adds up to 1).
 
     Raises:
-        InputError: as `weight_gradients`.
+        InputError: as `weight_gradients`, or hooks on the model.
     """
     weights = component_parameters(model) if times_weight else {}
     losses, found = [], []
-    for batch in _passes(model, paragraphs, objective, batch_size, "gradients"):
+    for batch in _passes(model, paragraphs, objective, batch_size):
         pooled: dict[str, list[Tensor]] = {}
         for one in batch.matrices:
             pooled[one.name] = [
@@ -149,22 +160,41 @@ class _Batch(NamedTuple):
     matrices: Iterator[Matrix]
 
 
-def _passes(
-    model: HookedModel, paragraphs: Paragraphs, objective: Objective, batch_size: int, label: str
-) -> Iterator[_Batch]:
-    check_batch_size(batch_size)
-    paragraphs.check(model)
+def _passes(model: HookedModel, paragraphs: Paragraphs, objective: Objective, batch_size: int) -> Iterator[_Batch]:
     refuse_hooks(model)
-    for begin in tracked(range(0, len(paragraphs), batch_size), label):
-        some = paragraphs.select(slice(begin, begin + batch_size))
+    for some in _batches(model, paragraphs, batch_size):
         with torch.enable_grad():
             traced = trace(model, some.tokens, first=some.n_prefix)
-            losses = objective(traced.logits, some)
-        if losses.shape != (len(some),):
-            raise InputError(
-                f"an objective gives one number for each of {len(some)} paragraphs, got shape {tuple(losses.shape)}"
-            )
+            losses = _checked(objective(traced.logits, some), some)
         yield _Batch(losses.detach().cpu(), traced.matrices(losses))
+
+
+def _by_passes(model: HookedModel, paragraphs: Paragraphs, objective: Objective, batch_size: int) -> dict[str, Tensor]:
+    """The same by whole passes of the model, in which hooks of others take part."""
+    with trainable(model) as parameters:
+        total = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
+        for some in _batches(model, paragraphs, batch_size):
+            with torch.enable_grad():
+                losses = _checked(objective(continuation_logits(model, some), some), some)
+                found = torch.autograd.grad(losses.sum() / len(paragraphs), list(parameters.values()))
+            for name, gradient in zip(parameters, found, strict=True):
+                total[name] += gradient
+    return total
+
+
+def _batches(model: HookedModel, paragraphs: Paragraphs, batch_size: int) -> Iterator[Paragraphs]:
+    check_batch_size(batch_size)
+    paragraphs.check(model)
+    for begin in tracked(range(0, len(paragraphs), batch_size), "gradients"):
+        yield paragraphs.select(slice(begin, begin + batch_size))
+
+
+def _checked(losses: Tensor, some: Paragraphs) -> Tensor:
+    if losses.shape != (len(some),):
+        raise InputError(
+            f"an objective gives one number for each of {len(some)} paragraphs, got shape {tuple(losses.shape)}"
+        )
+    return losses
 
 
 def _summed(
@@ -175,7 +205,7 @@ def _summed(
     of: Callable[[Matrix], Tensor],
 ) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
-    for batch in _passes(model, paragraphs, objective, batch_size, "gradients"):
+    for batch in _passes(model, paragraphs, objective, batch_size):
         for one in batch.matrices:
             found = of(one).div_(len(paragraphs))
             total[one.name] = total[one.name].add_(found) if one.name in total else found

@@ -6,8 +6,8 @@
    weights are put back bit for bit.
 3. The same sample goes into as many weights drawn blindly from the same matrices, anew in each draw.
 
-Top weights matter for recitation only if noise in them hurts memorized text more than other
-text, and more than noise in the random weights does.
+Top weights are the paragraph's own only if noise in them hurts memorized text more than other
+text, and more than noise in random weights or in another text's top weights does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +62,7 @@ def noise_doses(
         factors: standard deviations of the noise, in those of each weight's parameter tensor; 0 = no noise.
         seed: of the noise and of the random weights.
         n_draws: samples of noise.
-        controls: further masks by name.
+        controls: further masks by name, such as the top weights of a control's gradient: are the chosen ones special?
 
     Returns:
         Dataset over `row` (a mask with a factor), `draw` and `paragraph` (all sets, one after the other):
@@ -127,7 +127,7 @@ def noise_counts(
     check_factors([factor])
     if not len(numbers) or min(numbers) < 0:
         raise InputError(f"numbers must be one or more numbers of weights, 0 or more each, got {list(numbers)}")
-    rows = search_weights(scores, model, k=max(1, *numbers), **region)
+    rows = search_weights(model, scores, k=max(1, *numbers), **region)
     doses = [_Dose(name, factor, number) for name in ("top", "random", "bottom") for number in numbers]
 
     def masks(draw: int) -> list[WeightMask]:

@@ -32,12 +32,12 @@ from memhooks.progress import tracked
 _PLACE = ("layer", "component", "input", "output")
 
 
-def search_weights(scores: Scores, model: HookedModel, *, k: int, **region: Unpack[Region]) -> xr.Dataset:
+def search_weights(model: HookedModel, scores: Scores, *, k: int, **region: Unpack[Region]) -> xr.Dataset:
     """The `k` weights with the largest |score|, largest first.
 
     Args:
+        model: a hooked GPT-Neo.
         scores: one per weight by parameter name, as `weight_gradients` returns them.
-        model: the model they belong to.
         k: how many weights.
         **region: search in one `layer`, in some `matrices`, in one `head` only.
 
@@ -62,13 +62,13 @@ def search_weights(scores: Scores, model: HookedModel, *, k: int, **region: Unpa
     return _rows(scores, model, [cells[place] for place in torch.cat(number)[best]], torch.cat(inside)[best], region)
 
 
-def random_weights_like(rows: xr.Dataset, scores: Scores, model: HookedModel, *, seed: int) -> xr.Dataset:
+def random_weights_like(model: HookedModel, rows: xr.Dataset, scores: Scores, *, seed: int) -> xr.Dataset:
     """As many weights drawn uniformly, without repetition, from the region that gave `rows`; largest |score| first.
 
     Args:
+        model: a hooked GPT-Neo.
         rows: what `search_weights` returned.
         scores: those that were searched.
-        model: the model they belong to.
         seed: of the draw.
 
     Raises:
@@ -131,7 +131,7 @@ def search_frequency(
     found = np.zeros((len(paragraphs), model.cfg.n_layers, len(labels)), dtype=int)
     for row in tracked(range(len(paragraphs)), "searching"):
         gradients = weight_gradients(model, paragraphs.select([row]), objective=objective)
-        top = search_weights(gradients, model, k=k)
+        top = search_weights(model, gradients, k=k)
         for layer, label in zip(top["layer"].values, top["component"].values, strict=True):
             found[row, layer, labels.index(label)] += 1
     axes = ("paragraph", "layer", "component")

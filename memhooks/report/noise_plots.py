@@ -62,7 +62,7 @@ def plot_weight_search(rows: xr.Dataset, random: xr.Dataset | None = None) -> go
 def plot_noise_doses(result: xr.Dataset) -> go.Figure:
     """EM and NLL rise of every set as noise grows, a column per mask; bands over paragraphs, dashes: single draws."""
     title = "Noise of growing size in single weights: does memorized text suffer most?"
-    return _curves(result, along="factor", x="std of noise / std of the weight's parameter tensor", title=title)
+    return _curves(result, along="factor", x="std of noise / std of parameter", title=title)
 
 
 def plot_noise_counts(result: xr.Dataset) -> go.Figure:
@@ -85,7 +85,7 @@ def _curves(result: xr.Dataset, *, along: str, x: str, title: str) -> go.Figure:
     )
     for column, mask in enumerate(masks, start=1):
         own = result.isel(row=result["mask"].values == mask)
-        doses = [f"{dose:g}" for dose in own[along].values]
+        doses = [f"{dose:g}" if along == "factor" else f"{dose:,}" for dose in own[along].values]
         for name in dict.fromkeys(result["set"].values.tolist()):
             part = own.isel(paragraph=own["set"].values == name)
             for row, measure in enumerate(_MEASURES, start=1):

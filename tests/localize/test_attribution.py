@@ -215,6 +215,18 @@ def test_unusable_input_is_refused(model, paragraphs):
         weight_gradients(model, paragraphs, objective=lambda logits, rows: logits.mean())
 
 
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_hooks_of_others_take_part_in_the_gradient(model, paragraphs, batch_size):
+    def double(x, hook):
+        return 2 * x
+
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", double)]):
+        found, slow = weight_gradients(model, paragraphs, batch_size=batch_size), slow_gradients(model, paragraphs)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, slow[name], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found["blocks.1.attn.W_V"], weight_gradients(model, paragraphs)["blocks.1.attn.W_V"])
+
+
 def test_scores_of_other_parameters_are_refused(model, paragraphs):
     gradients = weight_gradients(model, paragraphs)
     with pytest.raises(InputError, match=r"scores of blocks.0.attn.W_Q must have its shape .*, got none"):

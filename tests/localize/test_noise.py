@@ -142,7 +142,7 @@ def test_counts_are_noise_in_the_top_the_bottom_and_random_weights_of_each_compo
     assert result["n_weights"].values.tolist() == [0, 7, 40] * 3
     assert (result["factor"] == 3).all()
     for number in (7, 40):
-        mask = as_mask(search_weights(gradients, model, k=number, **region), model)
+        mask = as_mask(search_weights(model, gradients, k=number, **region), model)
         for name, one in (("top", mask), ("bottom", bottom_like(mask, gradients))):
             found = result.isel(row=((result["mask"] == name) & (result["n_weights"] == number)).values, draw=1)
             expected = slow_dose(model, sets, one, 3, [4, 1])

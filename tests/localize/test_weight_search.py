@@ -54,7 +54,7 @@ def everything(model, scores, layer=None, matrices=None, head=None):
 @pytest.mark.parametrize("region", REGIONS)
 def test_the_rows_are_those_of_a_full_sort_of_the_region(model, gradients, region):
     expected = sorted(everything(model, gradients, **region), key=lambda row: -abs(row[5]))[:37]
-    rows = search_weights(gradients, model, k=37, **region)
+    rows = search_weights(model, gradients, k=37, **region)
     names = ("layer", "component", "head", "input", "output", "score", "weight")
     assert list(zip(*(rows[name].values.tolist() for name in names), strict=True)) == expected
     first = expected[0]
@@ -66,18 +66,18 @@ def test_a_filter_for_head_2_finds_the_weight_planted_there_and_not_in_head_0(mo
     scores = {name: torch.zeros_like(weight) for name, weight in component_parameters(model).items()}
     scores["blocks.1.attn.W_V"][2, 30, 5] = -4.0
     scores["blocks.1.attn.W_V"][0, 30, 5] = 9.0
-    rows = search_weights(scores, model, k=1, layer=1, matrices=("W_V",), head=2)
+    rows = search_weights(model, scores, k=1, layer=1, matrices=("W_V",), head=2)
     assert rows["row"].values.tolist() == ["L1 W_V 2 [30, 5]"]
     assert rows["score"].item() == -4.0
     assert rows["weight"].item() == model.blocks[1].attn.W_V[2, 30, 5].item()
     indices = {name: own.tolist() for name, own in as_mask(rows, model).indices.items() if len(own)}
     assert indices == {"blocks.1.attn.W_V": [2 * 32 * 8 + 30 * 8 + 5]}
-    assert search_weights(scores, model, k=1)["row"].item() == "L1 W_V 0 [30, 5]"
+    assert search_weights(model, scores, k=1)["row"].item() == "L1 W_V 0 [30, 5]"
 
 
 def test_ties_go_to_the_first_and_exactly_k_are_found(model):
     scores = {name: torch.ones_like(weight) for name, weight in component_parameters(model).items()}
-    rows = search_weights(scores, model, k=300)
+    rows = search_weights(model, scores, k=300)
     assert rows.sizes["row"] == 300
     expected = [f"L0 W_Q {n // 256} [{n % 256 // 8}, {n % 8}]" for n in range(300)]
     assert rows["row"].values.tolist() == expected
@@ -92,7 +92,7 @@ def test_the_largest_are_found_whatever_ties(n):
 def test_rows_as_a_mask_are_the_top_weights(model, gradients):
     total = sum(weight.numel() for weight in gradients.values())
     mask, expected = (
-        as_mask(search_weights(gradients, model, k=123), model),
+        as_mask(search_weights(model, gradients, k=123), model),
         top_weights(gradients, fraction=123 / total),
     )
     assert len(mask) == 123
@@ -102,8 +102,8 @@ def test_rows_as_a_mask_are_the_top_weights(model, gradients):
 
 
 def test_random_weights_lie_in_the_same_region_once_each(model, gradients):
-    rows = search_weights(gradients, model, k=200, matrices=("W_V", "W_O"), head=2)
-    drawn = random_weights_like(rows, gradients, model, seed=1)
+    rows = search_weights(model, gradients, k=200, matrices=("W_V", "W_O"), head=2)
+    drawn = random_weights_like(model, rows, gradients, seed=1)
     region = {row[:5]: row[5:] for row in everything(model, gradients, matrices=("W_V", "W_O"), head=2)}
     names = ("layer", "component", "head", "input", "output")
     places = list(zip(*(drawn[name].values.tolist() for name in names), strict=True))
@@ -112,16 +112,16 @@ def test_random_weights_lie_in_the_same_region_once_each(model, gradients):
         zip(drawn["score"].values.tolist(), drawn["weight"].values.tolist(), strict=True)
     )
     assert (np.diff(np.abs(drawn["score"])) <= 0).all()
-    assert random_weights_like(rows, gradients, model, seed=1).identical(drawn)
-    assert not random_weights_like(rows, gradients, model, seed=2)["row"].equals(drawn["row"])
+    assert random_weights_like(model, rows, gradients, seed=1).identical(drawn)
+    assert not random_weights_like(model, rows, gradients, seed=2)["row"].equals(drawn["row"])
 
 
 def test_random_weights_are_drawn_evenly(model, gradients):
     """All of a region are found when all are asked for; a third of it hits every cell by its size."""
-    whole = search_weights(gradients, model, k=256, layer=2, matrices=("W_K",), head=3)
-    assert set(random_weights_like(whole, gradients, model, seed=0)["row"].values) == set(whole["row"].values)
-    many = search_weights(gradients, model, k=4000)
-    drawn = random_weights_like(many, gradients, model, seed=0)
+    whole = search_weights(model, gradients, k=256, layer=2, matrices=("W_K",), head=3)
+    assert set(random_weights_like(model, whole, gradients, seed=0)["row"].values) == set(whole["row"].values)
+    many = search_weights(model, gradients, k=4000)
+    drawn = random_weights_like(model, many, gradients, seed=0)
     share = float(drawn["component"].isin(["W_in", "W_out"]).mean())
     sizes = {name: weight.numel() for name, weight in gradients.items()}
     assert share == pytest.approx(sum(n for name, n in sizes.items() if "mlp" in name) / sum(sizes.values()), abs=0.03)
@@ -146,20 +146,20 @@ def test_frequencies_count_each_paragraphs_own_top_weights(model, paragraphs):
 
 
 def test_results_are_saved_and_read_back(model, paragraphs, gradients, tmp_path):
-    for result in (search_weights(gradients, model, k=5, head=1), search_frequency(model, paragraphs, k=3)):
+    for result in (search_weights(model, gradients, k=5, head=1), search_frequency(model, paragraphs, k=3)):
         save_result(result, tmp_path / "rows.nc")
         assert load_result(tmp_path / "rows.nc").equals(result)
-    assert random_weights_like(load_result_of(tmp_path, gradients, model), gradients, model, seed=0).sizes["row"] == 5
+    assert random_weights_like(model, load_result_of(tmp_path, gradients, model), gradients, seed=0).sizes["row"] == 5
 
 
 def load_result_of(folder, gradients, model):
-    save_result(search_weights(gradients, model, k=5, layer=1, matrices=["W_V"]), folder / "again.nc")
+    save_result(search_weights(model, gradients, k=5, layer=1, matrices=["W_V"]), folder / "again.nc")
     return load_result(folder / "again.nc")
 
 
 def test_one_matrix_may_be_named_alone(model, gradients):
-    one = search_weights(gradients, model, k=4, matrices="W_K")
-    assert one.equals(search_weights(gradients, model, k=4, matrices=("W_K",)))
+    one = search_weights(model, gradients, k=4, matrices="W_K")
+    assert one.equals(search_weights(model, gradients, k=4, matrices=("W_K",)))
 
 
 @pytest.mark.parametrize(
@@ -174,21 +174,21 @@ def test_one_matrix_may_be_named_alone(model, gradients):
 )
 def test_regions_that_the_model_lacks_are_refused(model, gradients, region, message):
     with pytest.raises(InputError, match=message):
-        search_weights(gradients, model, k=1, **region)
+        search_weights(model, gradients, k=1, **region)
 
 
 def test_impossible_numbers_and_foreign_scores_are_refused(model, gradients, paragraphs):
     for k in (0, 257):
         with pytest.raises(InputError, match=f"k must lie in 1..256, the number of weights searched, got {k}"):
-            search_weights(gradients, model, k=k, layer=0, matrices=("W_V",), head=0)
+            search_weights(model, gradients, k=k, layer=0, matrices=("W_V",), head=0)
     with pytest.raises(InputError, match=r"k must lie in 1.."):
         search_frequency(model, paragraphs, k=0)
     with pytest.raises(InputError, match=r"scores are of the weight matrices.*got 'embed.W_E'"):
-        search_weights({"embed.W_E": torch.ones(3)}, model, k=1)
+        search_weights(model, {"embed.W_E": torch.ones(3)}, k=1)
     name = "blocks.0.attn.W_V"
     with pytest.raises(InputError, match=r"must have the weight's shape \(4, 32, 8\), got \(3,\)"):
-        search_weights({name: torch.ones(3)}, model, k=1)
+        search_weights(model, {name: torch.ones(3)}, k=1)
     with pytest.raises(InputError, match="contain NaN"):
-        search_weights({name: torch.full((4, 32, 8), torch.nan)}, model, k=1)
+        search_weights(model, {name: torch.full((4, 32, 8), torch.nan)}, k=1)
     with pytest.raises(InputError, match="no scored weights in this region"):
-        search_weights({name: gradients[name]}, model, k=1, layer=2)
+        search_weights(model, {name: gradients[name]}, k=1, layer=2)

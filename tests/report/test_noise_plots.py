@@ -20,8 +20,8 @@ def gradients(model, paragraphs):
 
 
 def test_bars_are_sorted_and_coloured_by_layer_beside_random_ones(model, gradients):
-    rows = search_weights(gradients, model, k=30)
-    drawing = plot_weight_search(rows, random_weights_like(rows, gradients, model, seed=0))
+    rows = search_weights(model, gradients, k=30)
+    drawing = plot_weight_search(rows, random_weights_like(model, rows, gradients, seed=0))
     bars = {axis: sorted(bar(drawing, axis)) for axis in ("x", "x2")}
     assert [place for place, *_ in bars["x"]] == list(range(1, 31))
     np.testing.assert_allclose([height for _, height, *_ in bars["x"]], np.abs(rows["score"]))
@@ -41,10 +41,10 @@ def bar(drawing, axis):
 
 
 def test_few_bars_carry_their_names(model, gradients):
-    rows = search_weights(gradients, model, k=10, head=1)
+    rows = search_weights(model, gradients, k=10, head=1)
     drawing = plot_weight_search(rows)
     assert list(drawing.layout.xaxis.ticktext) == rows["row"].values.tolist()
-    assert plot_weight_search(search_weights(gradients, model, k=60)).layout.xaxis.ticktext is None
+    assert plot_weight_search(search_weights(model, gradients, k=60)).layout.xaxis.ticktext is None
 
 
 def test_curves_are_means_with_intervals_a_column_per_mask(model, sets, gradients):
