@@ -5,7 +5,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
 
 
 def test_the_quickstart_runs_as_it_stands(capsys):
-    quickstart, exploring, intervening = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    quickstart, exploring, intervening, looking = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(quickstart.splitlines()) <= 12
     names = {}
     exec(compile(quickstart, "README.md", "exec"), names)
@@ -14,6 +14,8 @@ def test_the_quickstart_runs_as_it_stands(capsys):
     assert names["store"]["pattern", 1].shape[1] == 8
     exec(compile(intervening, "README.md", "exec"), names)
     assert names["worth"]["memorized"].sizes == {"paragraph": 4, "layer": 8, "head": 8}
+    exec(compile(looking, "README.md", "exec"), names)
+    assert "head" in capsys.readouterr().out
 
 
 def test_every_linked_file_exists():

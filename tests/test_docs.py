@@ -1,0 +1,36 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from memhooks.cli import app
+
+ROOT = Path(__file__).parents[1]
+SOURCE = "\n".join(path.read_text("utf8") for path in (ROOT / "memhooks").rglob("*.py"))
+
+PLACES = {path.stem for path in (ROOT / "memhooks").rglob("*")} | {
+    "memhooks",
+    "make",
+    "torch",
+    "cuda",
+    "memory_summary",
+}
+
+
+def defined(name):
+    """As a function, class, argument, field, module or string of the package."""
+    patterns = (rf"(def|class) {name}\b", rf"^ *{name}\b *[:=]", rf"\b{name}=", rf"\b{name}: ", rf'"{name}"')
+    return name in PLACES or any(re.search(one, SOURCE, re.MULTILINE) for one in patterns)
+
+
+@pytest.mark.parametrize("page", ["coverage.md", "findings.md"])
+def test_what_the_page_names_exists(page):
+    quoted = re.findall(r"`([^`]+)`", (ROOT / "docs" / page).read_text("utf8"))
+    assert len(quoted) > 10
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    for words in quoted:
+        if words.startswith("memhooks ") and " " in words:
+            assert words.split()[1] in commands, words
+            continue
+        for name in re.findall(r"[A-Za-z_]{4,}", re.split(r"[(=]", words)[0]):
+            assert defined(name), words
