@@ -17,13 +17,10 @@ from jaxtyping import Float
 from memhooks.errors import InputError
 from memhooks.localize.memorization_verdict import verdict
 from memhooks.localize.rare_token_heads import by_head, check_level, of_query, rare_token_heads
+from memhooks.measure.membership import cluster_means, more_p
 from memhooks.model.labelled import Variable, labelled
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
-
-N_DEALT = 2000
-"""How often names are dealt and signs are flipped anew."""
-_ROUNDING = 1e-12  # of sums: a deal may give the very sets observed
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,12 @@ def _comparisons(
     values: Mapping[str, Float[np.ndarray, "_ head"]], label: Mapping[str, np.ndarray], *, seed: int
 ) -> tuple[dict[str, Variable], Float[np.ndarray, "set head"]]:
     """Columns of each control, and the p values of both (or of the one there is)."""
-    own = _by_cluster(values["memorized"], label["memorized"])
-    columns, found = {}, []
+    own, found, columns = values["memorized"], [], {}
     for name in list(values)[1:]:
-        other = _by_cluster(values[name], label[name])
-        p = _p_flipped(own - other, seed=seed) if name == "twin" else _p_dealt(own, other, seed=seed)
-        less = own.mean(0) - other.mean(0)
+        both = (label["memorized"], label[name])
+        # Rare tokens give a negative correlation: more of that is less of this.
+        p = more_p(-own, -values[name], clusters=both, seed=seed, paired=name == "twin")
+        less = cluster_means(own, both[0]).mean(0) - cluster_means(values[name], both[1]).mean(0)
         columns[f"spearman_{name}"] = Variable(values[name].mean(0), ("row",), f"mean rank correlation of {name}")
         columns[f"less_than_{name}"] = Variable(less, ("row",), f"memorized minus {name}, means of clusters, 0 = alike")
         columns[f"p_less_than_{name}"] = Variable(p, ("row",), "of the most negative of all heads under no effect")
@@ -155,33 +152,3 @@ def _specific(worth: xr.Dataset | None, names: list[str], level: float) -> np.nd
     p = [worth[column] for column in ("p_more_than_control", "p_more_than_twin") if column in worth]
     enough = {str(name): all(one.sel(row=name) <= level for one in p) for name in worth["row"].values}
     return np.array([enough.get(name, False) for name in names])
-
-
-def _by_cluster(values: Float[np.ndarray, "paragraph head"], label: np.ndarray) -> Float[np.ndarray, "cluster head"]:
-    return np.stack([values[label == one].mean(0) for one in np.unique(label)])
-
-
-def _p_dealt(
-    one: Float[np.ndarray, "cluster head"], other: Float[np.ndarray, "other head"], *, seed: int
-) -> Float[np.ndarray, " head"]:
-    """Permutation test of "more negative" with the minimum over heads (Westfall and Young, 1993)."""
-    together, n = np.concatenate([one, other]), len(one)
-    member = np.zeros((N_DEALT, len(together)))
-    generator = np.random.default_rng(seed)
-    for deal in member:
-        deal[generator.permutation(len(together))[:n]] = 1
-    first = member @ together
-    dealt = first / n - (together.sum(0) - first) / (len(together) - n)
-    return _p_of_the_smallest(one.mean(0) - other.mean(0), dealt.min(1))
-
-
-def _p_flipped(differences: Float[np.ndarray, "cluster head"], *, seed: int) -> Float[np.ndarray, " head"]:
-    """The same for paired differences: without an effect either sign is as likely."""
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(N_DEALT, len(differences)))
-    return _p_of_the_smallest(differences.mean(0), (signs @ differences / len(differences)).min(1))
-
-
-def _p_of_the_smallest(
-    observed: Float[np.ndarray, " head"], smallest: Float[np.ndarray, " deal"]
-) -> Float[np.ndarray, " head"]:
-    return (1 + (smallest[None] <= observed[:, None] + _ROUNDING).sum(1)) / (1 + len(smallest))

@@ -8,17 +8,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
 
 from memhooks.errors import InputError
 from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean
+from memhooks.measure.membership import more_p
 from memhooks.model.labelled import Variable, labelled
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
 
 EFFECTS = ("nll_rise", "match_drop", "em_drop")
-N_DEALT = 2000
-"""How often the sets' names are dealt anew."""
 
 
 def specificity(
@@ -52,18 +50,20 @@ def specificity(
     _check(results, sets, memorized, effect)
     values = {name: _by_part(one[effect]) for name, one in results.items()}
     parts = values[memorized]["row"].values.tolist()
-    cluster = {name: None if sets is None else clusters(sets[name]).numpy() for name in results}
+    cluster = {
+        name: np.arange(one.sizes["paragraph"]) if sets is None else clusters(sets[name]).numpy()
+        for name, one in values.items()
+    }
     unit = str(results[memorized][effect].attrs["units"])
     columns: dict[str, Variable] = {}
     for name, one in values.items():
         _add_(columns, name, bootstrap_mean(one.values, seed=seed, clusters=cluster[name]), unit, parts)
         if name == memorized:
             continue
-        own, other = cluster[memorized], cluster[name]
-        both = None if own is None or other is None else (own, other)
-        more = bootstrap_difference(values[memorized].values, one.values, seed=seed, clusters=both)
+        pair, both = (values[memorized].values.astype(np.float64), one.values), (cluster[memorized], cluster[name])
+        more = bootstrap_difference(*pair, seed=seed, clusters=both)
         _add_(columns, f"more_than_{name}", more, f"{unit}; memorized minus {name}", parts)
-        p = _p_of_the_largest(values[memorized].values, one.values, own, other, seed=seed)
+        p = more_p(*pair, clusters=both, seed=seed)
         columns[f"p_more_than_{name}"] = Variable(p, ("row",), "of the largest difference of all parts under no effect")
     about = {"memorized": memorized, "effect": effect, "seed": seed}
     return labelled(about | {key: results[memorized].attrs[key] for key in ("model_hash", "how")}, **columns)
@@ -97,35 +97,6 @@ def _by_part(effect: xr.DataArray) -> xr.DataArray:
     flat = effect.transpose("paragraph", "layer", "head")
     names = [f"L{layer}H{head}" for layer in flat["layer"].values for head in flat["head"].values]
     return xr.DataArray(flat.values.reshape(len(flat), -1), dims=("paragraph", "row"), coords={"row": names})
-
-
-def _p_of_the_largest(
-    one: Float[np.ndarray, "paragraph part"],
-    other: Float[np.ndarray, "other part"],
-    own: Int[np.ndarray, " paragraph"] | None,
-    others: Int[np.ndarray, " other"] | None,
-    *,
-    seed: int,
-) -> Float[np.ndarray, " part"]:
-    """Permutation test with the maximum over parts (Westfall and Young, 1993); clusters are dealt as a whole."""
-    first, second = _by_cluster(one, own), _by_cluster(other, others)
-    together, n = np.concatenate([first, second]), len(first)
-    generator = np.random.default_rng(seed)
-    largest = np.empty(N_DEALT)
-    for deal in range(N_DEALT):
-        order = generator.permutation(len(together))
-        largest[deal] = (together[order[:n]].mean(0) - together[order[n:]].mean(0)).max()
-    observed = first.mean(0) - second.mean(0)
-    return (1 + (largest[None, :] >= observed[:, None] - 1e-12).sum(1)) / (1 + N_DEALT)
-
-
-def _by_cluster(
-    values: Float[np.ndarray, "paragraph part"], cluster: Int[np.ndarray, " paragraph"] | None
-) -> Float[np.ndarray, "cluster part"]:
-    values = values.astype(np.float64)
-    if cluster is None:
-        return values
-    return np.stack([values[cluster == one].mean(0) for one in np.unique(cluster)])
 
 
 def _add_(columns: dict[str, Variable], name: str, interval: tuple, unit: str, parts: list[str]) -> None:

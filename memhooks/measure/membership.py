@@ -9,7 +9,7 @@
 Paired sets are the same paragraphs measured twice: both are drawn together, and dealing swaps within pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +19,9 @@ from memhooks.measure.intervals import Interval, interval_ends
 
 Clusters = tuple[Int[np.ndarray, " paragraph"], Int[np.ndarray, " other"]]
 Covariate = tuple[Float[np.ndarray, " paragraph"], Float[np.ndarray, " other"]]
+
+N_DEALT = 2000
+"""How often the sets' names are dealt anew."""
 
 _SAME = 1e-9
 """Statistics of two deals closer than this, relative to their spread, are equal but for rounding."""
@@ -62,7 +65,7 @@ def membership_p(
     seed: int,
     covariate: Covariate | None = None,
     paired: bool = False,
-    n_dealt: int = 2000,
+    n_dealt: int = N_DEALT,
 ) -> Float[np.ndarray, " column"]:
     """Two-sided p of each column's difference, as a share of deals from 1 / (1 + n_dealt) to 1.
 
@@ -74,19 +77,45 @@ def membership_p(
     """
     _check(clusters, paired=paired)
     first, second = (cluster_means(*each) for each in zip((one, other), clusters, strict=True))
-    member = np.repeat([1.0, 0.0], [len(first), len(second)])
-    known = np.ones((len(member), 1))
+    known = np.ones((len(first) + len(second), 1))
     if covariate is not None:
         means = [cluster_means(*each) for each in zip(covariate, clusters, strict=True)]
         known = np.column_stack([known, np.concatenate(means)])
-    own, left = (_unexplained(each, known) for each in (member, np.concatenate([first, second])))
+    left = _unexplained(np.concatenate([first, second]), known)
     apart = left[: len(first)] - left[len(first) :] if paired else left
     spread = np.sqrt((apart**2).mean(0))  # the same for every deal
     left /= np.where(spread > _SAME, spread, 1.0)
-    observed = np.abs(own @ left)
+    own = _unexplained(np.repeat([1.0, 0.0], [len(first), len(second)]), known)
     deals = _deals(len(first), len(second), seed=seed, n=n_dealt, paired=paired)
-    largest = np.array([np.abs(own @ left[order]).max() for order in deals])
-    return (1 + (largest[:, None] >= observed - _SAME).sum(0)) / (1 + n_dealt)
+    return _of_the_largest(np.abs(own @ left), (np.abs(own @ left[order]) for order in deals))
+
+
+def more_p(
+    one: Float[np.ndarray, "paragraph column"],
+    other: Float[np.ndarray, "other column"],
+    *,
+    clusters: Clusters,
+    seed: int,
+    paired: bool = False,
+) -> Float[np.ndarray, " column"]:
+    """One-sided p of how much more the first set has in each column, against the largest surplus of all columns.
+
+    The columns keep their common unit: what differs little does not count as much as what differs a lot.
+
+    Raises:
+        InputError: paired sets whose paragraphs are not in the same clusters.
+    """
+    _check(clusters, paired=paired)
+    first, second = (cluster_means(*each) for each in zip((one, other), clusters, strict=True))
+    together = np.concatenate([first, second])
+    mean = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
+    deals = _deals(len(first), len(second), seed=seed, n=N_DEALT, paired=paired)
+    return _of_the_largest(mean @ together, (mean @ together[order] for order in deals))
+
+
+def _of_the_largest(observed: np.ndarray, dealt: Iterable[np.ndarray]) -> Float[np.ndarray, " column"]:
+    largest = np.array([each.max() for each in dealt])
+    return (1 + (largest[:, None] >= observed - _SAME).sum(0)) / (1 + len(largest))
 
 
 def cluster_means(

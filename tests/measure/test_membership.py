@@ -6,7 +6,7 @@ from scipy.stats import norm, permutation_test, t
 
 from memhooks.errors import InputError
 from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean
-from memhooks.measure.membership import adjusted_difference, cluster_means, membership_p
+from memhooks.measure.membership import N_DEALT, adjusted_difference, cluster_means, membership_p, more_p
 
 
 def two_sets(seed, *, n=(14, 11), shift=0.0, slope=1.0, apart=1.0, noise=0.3):
@@ -203,3 +203,23 @@ def test_paired_sets_need_the_same_clusters():
         values = y if function is adjusted_difference else [one[:, None] for one in y]
         with pytest.raises(InputError, match="paired sets hold the same paragraphs in the same order"):
             function(*values, covariate=x, clusters=alone(*y), seed=0, paired=True)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_one_sided_p_equals_a_plain_loop_over_deals(paired):
+    generator = np.random.default_rng(3)
+    one, other = generator.normal(size=(7, 4)), generator.normal(size=(7 if paired else 5, 4))
+    one[:, 2] += 1.5
+    found = more_p(one, other, clusters=alone(one, other), seed=6, paired=paired)
+    dealing, larger = np.random.default_rng(6), np.ones(4)
+    for _ in range(N_DEALT):
+        both = np.concatenate([one, other])
+        if paired:
+            swap = dealing.random(7) < 0.5
+            first, second = np.where(swap[:, None], other, one), np.where(swap[:, None], one, other)
+        else:
+            both = both[dealing.permutation(12)]
+            first, second = both[:7], both[7:]
+        larger += (first.mean(0) - second.mean(0)).max() >= one.mean(0) - other.mean(0) - 1e-9
+    assert found == pytest.approx(larger / (1 + N_DEALT))
+    assert found.argmin() == 2
