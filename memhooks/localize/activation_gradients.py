@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.localize.objectives import Objective, continuation_nll, objective_name
+from memhooks.localize.objectives import Objective, continuation_nll, evaluated, objective_name
 from memhooks.localize.patch_grid import At, own_position, positions, rectangle
 from memhooks.model.checks import check_batch_size
 from memhooks.model.labelled import Variable, labelled
@@ -147,12 +147,19 @@ def _batches(
     for begin in tracked(range(0, len(paragraphs), batch_size), "activation gradients" if backward else "activations"):
         rows = slice(begin, min(begin + batch_size, len(paragraphs)))
         some = paragraphs.select(rows)
-        with torch.set_grad_enabled(backward):
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(backward):
             traced = trace(model, some.tokens, first=some.n_prefix)
-            losses = objective(traced.logits, some)
-        found = traced.gradients(losses, wanted) if backward else traced.activations
+            losses = evaluated(objective, traced.logits, some)
+            found = traced.gradients(losses, wanted) if backward else traced.activations
         vectors = [torch.stack([_at(found[site, layer], where, rows) for layer in layers], dim=1) for site in sites]
-        yield _Batch([one.detach().cpu() for one in vectors], losses.detach().cpu())
+        del traced, found  # or they would be held while the next batch is run
+        yield _Batch([_single(one) for one in vectors], losses.detach().cpu())
+
+
+def _single(values: Tensor) -> Tensor:
+    """In main memory, half precision as single: the square of a small gradient would be 0."""
+    values = values.detach().cpu()
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _at(values: Tensor, where: Tensor | list[int], rows: slice) -> Tensor:

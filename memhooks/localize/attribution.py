@@ -2,8 +2,6 @@
 
 1. A batch shares one forward and one backward pass through its activations.
 2. Each paragraph's own gradient of a matrix is one matrix product more; it is pooled at once and let go.
-3. Layer shares say where gradients are large relative to the whole, whose size follows the loss.
-
 The gradient of the batch mean, which the paper pools, lets paragraphs cancel each other; both are here.
 """
 
@@ -16,13 +14,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from memhooks.errors import InputError
 from memhooks.localize.objectives import (
     CHANGE_WEIGHT,
     FrozenKL,
     Objective,
     continuation_logits,
     continuation_nll,
+    evaluated,
     objective_name,
 )
 from memhooks.localize.pooling import as_grid, grid_axes, pooled_heads, pooled_variables
@@ -85,7 +83,8 @@ def mean_over_paragraphs(
 ) -> dict[str, Tensor]:
     """Mean over paragraphs of a function of each one's own gradient, such as `torch.abs` or `torch.square`.
 
-    The mean of squares is the diagonal of the empirical Fisher information.
+    The mean of squares is the diagonal of the empirical Fisher information. The function is given a matrix and
+    returns one, or several stacked along a new first axis.
 
     Raises:
         InputError: as `weight_gradients`, or hooks on the model.
@@ -119,8 +118,8 @@ def weight_scores(
 
     Returns:
         Dataset over `paragraph`, `layer` and `component`: the variables of `POOLED` (objective's unit per unit of
-        weight, 0 = no influence); over `paragraph`: `loss` (the objective, nats); over `paragraph` and
-        `layer`: `layer_share` (of the summed maxima, adds up to 1).
+        weight, 0 = no influence); over `paragraph`: `loss` (the objective, nats). `layer_shares` makes a
+        profile of them.
 
     Raises:
         InputError: as `weight_gradients`, or hooks on the model.
@@ -142,16 +141,10 @@ def weight_scores(
     }
     axes = {"paragraph": paragraphs.ids} | grid_axes(model)
     variables = pooled_variables(model, torch.cat(found), axes)
-    by_layer = torch.cat(found)[..., 0].sum(-1)
     return labelled(
         about,
         **variables,
         loss=Variable(torch.cat(losses), ("paragraph",), "the objective, nats per token"),
-        layer_share=Variable(
-            by_layer / by_layer.sum(-1, keepdim=True),
-            ("paragraph", "layer"),
-            "share of the summed maxima, adds up to 1",
-        ),
     )
 
 
@@ -163,10 +156,13 @@ class _Batch(NamedTuple):
 def _passes(model: HookedModel, paragraphs: Paragraphs, objective: Objective, batch_size: int) -> Iterator[_Batch]:
     refuse_hooks(model)
     for some in _batches(model, paragraphs, batch_size):
-        with torch.enable_grad():
+        with torch.inference_mode(mode=False), torch.enable_grad():
             traced = trace(model, some.tokens, first=some.n_prefix)
-            losses = _checked(objective(traced.logits, some), some)
-        yield _Batch(losses.detach().cpu(), traced.matrices(losses))
+            losses = evaluated(objective, traced.logits, some)
+            pulled = traced.matrices(losses)
+        del traced  # or it would be held while the next batch is run
+        yield _Batch(losses.detach().cpu(), iter(pulled))
+        del losses, pulled
 
 
 def _by_passes(model: HookedModel, paragraphs: Paragraphs, objective: Objective, batch_size: int) -> dict[str, Tensor]:
@@ -174,11 +170,12 @@ def _by_passes(model: HookedModel, paragraphs: Paragraphs, objective: Objective,
     with trainable(model) as parameters:
         total = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
         for some in _batches(model, paragraphs, batch_size):
-            with torch.enable_grad():
-                losses = _checked(objective(continuation_logits(model, some), some), some)
-                found = torch.autograd.grad(losses.sum() / len(paragraphs), list(parameters.values()))
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                mean = evaluated(objective, continuation_logits(model, some), some).sum() / len(paragraphs)
+                found = torch.autograd.grad(mean, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, found, strict=True):
-                total[name] += gradient
+                if gradient is not None:  # a hook may have cut the weight off
+                    total[name] += gradient
     return total
 
 
@@ -187,14 +184,6 @@ def _batches(model: HookedModel, paragraphs: Paragraphs, batch_size: int) -> Ite
     paragraphs.check(model)
     for begin in tracked(range(0, len(paragraphs), batch_size), "gradients"):
         yield paragraphs.select(slice(begin, begin + batch_size))
-
-
-def _checked(losses: Tensor, some: Paragraphs) -> Tensor:
-    if losses.shape != (len(some),):
-        raise InputError(
-            f"an objective gives one number for each of {len(some)} paragraphs, got shape {tuple(losses.shape)}"
-        )
-    return losses
 
 
 def _summed(
@@ -212,13 +201,15 @@ def _summed(
     return {name: _as_parameter(model, name, total[name]) for name in component_parameters(model)}
 
 
-def _as_parameter(model: HookedModel, name: str, gradient: Float[Tensor, "rows columns"]) -> Tensor:
+def _as_parameter(model: HookedModel, name: str, gradient: Float[Tensor, "*stack rows columns"]) -> Tensor:
     """The gradient in its parameter's own layout."""
     if ".mlp." in name:
         return gradient
     if name.endswith("W_O"):
-        return rearrange(gradient, "(head d_head) d_model -> head d_head d_model", head=model.cfg.n_heads)
-    return rearrange(gradient, "(head d_head) d_model -> head d_model d_head", head=model.cfg.n_heads).contiguous()
+        return rearrange(gradient, "... (head d_head) d_model -> ... head d_head d_model", head=model.cfg.n_heads)
+    return rearrange(
+        gradient, "... (head d_head) d_model -> ... head d_model d_head", head=model.cfg.n_heads
+    ).contiguous()
 
 
 def _own_gradient(

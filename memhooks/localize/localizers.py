@@ -70,9 +70,8 @@ def consistency(model: HookedModel, forget: Paragraphs, retain: Paragraphs, *, s
     times with `N_REPLACED` random prefix tokens replaced by random others. `retain` is not used.
     """
     variants = perturbed_prefixes(model, forget, seed=seed)
-    mean = {name: one.abs() for name, one in weight_gradients(model, variants).items()}
-    size = mean_over_paragraphs(model, variants, torch.abs)
-    return {name: one * torch.nan_to_num(one / size[name]) for name, one in mean.items()}
+    both = mean_over_paragraphs(model, variants, lambda one: torch.stack([one, one.abs()]))
+    return {name: mean.abs() * torch.nan_to_num(mean.abs() / size) for name, (mean, size) in both.items()}
 
 
 LOCALIZERS: tuple[Localizer, ...] = (gradient, gradient_times_weight, fisher_ratio, consistency)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from memhooks.errors import InputError
 from memhooks.model.decoding import scored_logits
 from memhooks.model.loading import HookedModel
+from memhooks.model.provenance import model_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 Logits = Float[Tensor, "paragraph scored d_vocab"]
@@ -90,13 +91,16 @@ class TokenNLL:
             raise InputError("the paragraphs' ids must be unique, so that each one's position is known")
         self.place = {name: int(position) - first for name, position in zip(paragraphs.ids, positions, strict=True)}
 
+    def __repr__(self) -> str:
+        return f"TokenNLL({self.place})"
+
     def __call__(self, logits: Logits, paragraphs: Paragraphs) -> Float[Tensor, " paragraph"]:
         """The token's surprise for each paragraph."""
         own = torch.tensor([self.place[name] for name in paragraphs.ids], device=logits.device)
         return surprise(logits, paragraphs).gather(1, own[:, None])[:, 0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FrozenKL:
     """KL(frozen || model) of the next-token distributions, mean over continuation tokens, in nats (0 = unchanged).
 
@@ -104,6 +108,9 @@ class FrozenKL:
     """
 
     frozen: HookedModel
+
+    def __repr__(self) -> str:
+        return f"FrozenKL({model_hash(self.frozen)})"
 
     def __call__(self, logits: Logits, paragraphs: Paragraphs) -> Float[Tensor, " paragraph"]:
         """The mean KL for each paragraph."""
@@ -156,6 +163,29 @@ def continuation_logits(model: HookedModel, paragraphs: Paragraphs) -> Logits:
     return scored_logits(model, residual[:, paragraphs.n_prefix - 1 : -1])
 
 
+def evaluated(objective: Objective, logits: Logits, paragraphs: Paragraphs) -> Float[Tensor, " paragraph"]:
+    """The objective of each paragraph, if gradients can be taken of it.
+
+    Raises:
+        InputError: it is not one number for each paragraph, does not depend on the logits, or is NaN or infinite.
+    """
+    values = objective(logits, paragraphs)
+    if values.shape != (len(paragraphs),):
+        raise InputError(
+            f"an objective gives one number for each of {len(paragraphs)} paragraphs, got shape {tuple(values.shape)}"
+        )
+    if logits.requires_grad and not values.requires_grad:
+        raise InputError(f"{objective_name(objective)} does not depend on the logits, so it has no gradient")
+    lost = ~torch.isfinite(values)
+    if lost.any():
+        name = paragraphs.ids[int(lost.nonzero()[0])]
+        raise InputError(
+            f"{objective_name(objective)} is NaN or infinite for {int(lost.sum())} of {len(paragraphs)} paragraphs, "
+            f"such as {name}; are the model's weights numbers?"
+        )
+    return values
+
+
 def objective_name(objective: Objective) -> str:
-    """For a result's provenance."""
-    return getattr(objective, "__name__", type(objective).__name__)
+    """For a result's provenance: the function's name, or the object with its settings."""
+    return getattr(objective, "__name__", None) or repr(objective)

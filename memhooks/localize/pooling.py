@@ -41,12 +41,14 @@ def component_scores(model: HookedModel, scores: Mapping[str, Tensor]) -> xr.Dat
         Dataset over `layer` and `component` with the variables of `POOLED`.
 
     Raises:
-        InputError: a parameter's scores are missing or of another shape.
+        InputError: a parameter's scores are missing, of another shape, or not finite.
     """
     for name, weight in component_parameters(model).items():
         if name not in scores or scores[name].shape != weight.shape:
             came = "none" if name not in scores else f"shape {tuple(scores[name].shape)}"
             raise InputError(f"scores of {name} must have its shape {tuple(weight.shape)}, got {came}")
+        if not torch.isfinite(scores[name]).all():
+            raise InputError(f"scores of {name} are NaN or infinite; are the model's weights numbers?")
     views = [head_view(scores[cell.parameter_name], cell) for cell in components(model)]
     pooled = torch.stack([pooled_heads(view.reshape(1, -1))[0] for view in views])
     axes = grid_axes(model)

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from memhooks.errors import InputError
 from memhooks.localize.attribution import weight_gradients
 from memhooks.localize.pooling import POOLED, component_scores
+from memhooks.localize.profile import layer_sums
 from memhooks.measure.recitation import em_bins, recitation, with_own_continuation
 from memhooks.model.components import AttentionMatrix
 from memhooks.model.labelled import Variable, labelled
@@ -51,7 +52,8 @@ def range_maps(
         maxima over all cells, as published, the variance unbiased), `nll` and `n_paragraphs`.
 
     Raises:
-        InputError: another number of exact matches, an unknown reference, or as `weight_gradients`.
+        InputError: exact matches of another number or outside the bins, an unknown reference, or as
+            `weight_gradients`.
     """
     if reference not in get_args(Reference):
         raise InputError(f"reference must be one of {', '.join(get_args(Reference))}, got {reference!r}")
@@ -65,6 +67,8 @@ def range_maps(
         if len(rows):
             some = paragraphs.select(rows)
             maps.append(_one_bin(model, some, name, reference=reference, batch_size=batch_size))
+    if not maps:
+        raise InputError(f"no paragraph is in any bin: exact matches must lie in 0..{paragraphs.n_continuation}")
     about = provenance(model, paragraphs.tokens) | {"reference": reference, "most": most}
     return xr.concat(maps, "row", combine_attrs="drop").assign_attrs(labelled(about).attrs)
 
@@ -72,17 +76,17 @@ def range_maps(
 def _one_bin(model: HookedModel, rows: Paragraphs, name: str, *, reference: Reference, batch_size: int) -> xr.Dataset:
     scored = with_own_continuation(model, rows) if reference == "own" else rows
     found = component_scores(model, weight_gradients(model, scored, batch_size=batch_size))
-    largest, total = found["max_gradient"], found["l1_gradient"]
+    total, sums = found["l1_gradient"], layer_sums(found)
     in_attention = np.array([str(one).startswith(get_args(AttentionMatrix)) for one in found["component"].values])
-    unit = found["l1_gradient"].attrs["units"]
+    unit = total.attrs["units"]
     by_layer = {
-        "layer_sum": (largest.sum("component"), "sum of the layer's maxima, nats per token and unit of weight"),
+        "layer_sum": (sums["layer_sum"], sums["layer_sum"].attrs["units"]),
         "attention": (total.isel(component=np.nonzero(in_attention)[0]).sum("component"), f"attention: {unit}"),
         "mlp": (total.isel(component=np.nonzero(~in_attention)[0]).sum("component"), f"MLP: {unit}"),
     }
     overall = {
-        "grad_sum": (float(largest.sum()), "sum of all cells' maxima"),
-        "grad_var": (float(largest.values.var(ddof=1)), "unbiased variance of all cells' maxima"),
+        "grad_sum": (float(sums["grad_sum"]), sums["grad_sum"].attrs["units"]),
+        "grad_var": (float(sums["grad_var"]), sums["grad_var"].attrs["units"]),
         "nll": (float(recitation(model, scored)["nll"].mean()), "nats per continuation token"),
         "n_paragraphs": (len(rows), "paragraphs"),
     }

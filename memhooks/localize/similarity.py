@@ -4,6 +4,8 @@ Two sets always differ a little: a cosine between memorized and control means so
 within each of them, which is the null here.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import xarray as xr
@@ -19,6 +21,7 @@ from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import model_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.paragraphs.splits import clusters
 
 _COSINE = "cosine, 1 = same direction, 0 = unrelated"
 
@@ -56,8 +59,15 @@ def paired_similarity(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
     )
 
 
-def set_similarity(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
-    """Mean cosine between the paragraphs of two sets, and within each of them; arguments as `paired_similarity`.
+def set_similarity(
+    one: xr.Dataset, other: xr.Dataset, *, sets: tuple[Paragraphs, Paragraphs] | None = None
+) -> xr.Dataset:
+    """Mean cosine between the paragraphs of two sets, and within each of them.
+
+    Args:
+        one: what `directions` returned for the first set.
+        other: for the second, at the same sites.
+        sets: their paragraphs; pairs of near-duplicates, which are alike for another reason, are then left out.
 
     Returns:
         Dataset over `site`, `layer` (, `head`) (, `pos`): `between`, `within_one`, `within_other`: means over
@@ -67,10 +77,13 @@ def set_similarity(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
         InputError: other sites or positions.
     """
     first, second = _vectors(one, other)
-    (sum_one, n_one), (sum_other, n_other) = (_unit_sum(vectors.values) for vectors in (first, second))
+    found = [
+        _Units.of(vectors.values, np.arange(len(vectors)) if sets is None else clusters(sets[side]).numpy())
+        for side, vectors in enumerate((first, second))
+    ]
     with np.errstate(invalid="ignore", divide="ignore"):
-        between = (sum_one * sum_other).sum(-1) / (n_one * n_other)
-        within = [((total**2).sum(-1) - n) / (n * (n - 1)) for total, n in ((sum_one, n_one), (sum_other, n_other))]
+        between = (found[0].total * found[1].total).sum(-1) / (found[0].n * found[1].n)
+        within = [each.within for each in found]
     axes, labels = _labels(first)
     axes, labels = axes[1:], {name: own for name, own in labels.items() if name != "paragraph"}
     return labelled(
@@ -91,22 +104,20 @@ def weight_similarity(
 ) -> xr.Dataset:
     """Cosine of two sets' mean parameter gradients per component, halves against halves.
 
-    Each set is split in two at random; all cosines are between means of half a set, so that they compare.
+    Each set is split in two at random, near-duplicates together; all cosines are between means of half a set, so that
+    they compare. One split: another `seed` gives slightly other numbers.
 
     Returns:
         Dataset over `layer` and `component`: `between` (mean over the four pairs of halves of different
         sets), `within_one` and `within_other` (between a set's own halves).
 
     Raises:
-        InputError: a set of fewer than two paragraphs, or as `weight_gradients`.
+        InputError: a set of fewer than two paragraphs that are not near-duplicates, or as `weight_gradients`.
     """
-    for rows in (one, other):
-        if len(rows) < 2:
-            raise InputError(f"each set needs at least two paragraphs, to compare its halves; got {len(rows)}")
     halves = [
         weight_gradients(model, rows.select(half), objective=objective)
         for rows in (one, other)
-        for half in _halves(len(rows), seed)
+        for half in _halves(rows, seed)
     ]
     grid = {"between": [(0, 2), (0, 3), (1, 2), (1, 3)], "within_one": [(0, 1)], "within_other": [(2, 3)]}
     axes = grid_axes(model)
@@ -133,21 +144,46 @@ def weight_similarity(
     return labelled(about, **{name: Variable(value, tuple(axes), _COSINE, axes) for name, value in found.items()})
 
 
-def _halves(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return order[: n // 2], order[n // 2 :]
+def _halves(rows: Paragraphs, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which paragraphs are in either half.
+
+    Raises:
+        InputError: there are no two clusters.
+    """
+    label = clusters(rows).numpy()
+    names = np.unique(label)
+    if len(names) < 2:
+        raise InputError(
+            f"each set needs at least two paragraphs that are not near-duplicates, to compare its halves; "
+            f"got {len(rows)} in {len(names)} cluster"
+        )
+    first = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    return np.isin(label, first), ~np.isin(label, first)
 
 
 def _cosine(one: Tensor, other: Tensor) -> Float[Tensor, ""]:
     return torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0, eps=1e-30).cpu()
 
 
-def _unit_sum(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum over paragraphs of unit vectors, and how many are not zero."""
-    vectors = vectors.astype(np.float64)
-    size = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    units = np.divide(vectors, size, out=np.zeros_like(vectors), where=size > 0)
-    return units.sum(0), (size[..., 0] > 0).sum(0)
+class _Units(NamedTuple):
+    """Unit vectors of a set: their sum and number, and the mean cosine of pairs from different clusters."""
+
+    total: np.ndarray
+    n: np.ndarray
+    within: np.ndarray
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, label: np.ndarray) -> "_Units":
+        vectors = vectors.astype(np.float64)
+        size = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        units = np.divide(vectors, size, out=np.zeros_like(vectors), where=size > 0)
+        there = size[..., 0] > 0
+        sums = np.stack([units[label == one].sum(0) for one in np.unique(label)])
+        numbers = np.stack([there[label == one].sum(0) for one in np.unique(label)])
+        total, n = sums.sum(0), numbers.sum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            within = ((total**2).sum(-1) - (sums**2).sum((0, -1))) / (n**2 - (numbers**2).sum(0))
+        return cls(total, n, within)
 
 
 def _vectors(one: xr.Dataset, other: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:

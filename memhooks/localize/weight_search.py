@@ -20,7 +20,7 @@ from torch import Tensor
 from memhooks.errors import InputError
 from memhooks.localize.attribution import weight_gradients
 from memhooks.localize.masks.weight_mask import WeightMask
-from memhooks.localize.objectives import Objective, continuation_nll
+from memhooks.localize.objectives import Objective, continuation_nll, objective_name
 from memhooks.localize.weight_region import Region, Scores, part_of, region_cells
 from memhooks.model.components import Component, component_labels, component_parameters, components
 from memhooks.model.labelled import Variable, labelled
@@ -136,7 +136,7 @@ def search_frequency(
             found[row, layer, labels.index(label)] += 1
     axes = ("paragraph", "layer", "component")
     names = {"paragraph": paragraphs.ids, "layer": range(model.cfg.n_layers), "component": labels}
-    about = {"k": k, "objective": getattr(objective, "__name__", str(objective))}
+    about = {"k": k, "objective": objective_name(objective)}
     return labelled(
         provenance(model, paragraphs.tokens) | about,
         found=Variable(found, axes, f"weights of the paragraph's top {k}, 0 = none", names),

@@ -46,10 +46,10 @@ def plot_logit_gaps(scores: xr.Dataset, tokens: Sequence[str], alternatives: Seq
         row=1,
         col=1,
     )
-    gap = scores["gap"].values
+    gap, first = scores["gap"].values, scores["rank"].values == 0  # of equal logits the smaller id is said
     for name, colour, chosen in (
-        ("greedy decoding says it", COLOURS["memorized"], gap > 0),
-        ("another token leads", COLOURS["control"], gap <= 0),
+        ("greedy decoding says it", COLOURS["memorized"], first),
+        ("another token leads", COLOURS["control"], ~first),
     ):
         hover = "%{x}: %{y:.2f} nats<extra></extra>"
         drawing.add_bar(
@@ -124,7 +124,7 @@ def _add_alternatives_(
                 "symbol": "line-ew",
                 "line": {"width": 2.5, "color": colours[place]},
             },
-            customdata=[escape(repr(row[place])) for row in alternatives],
+            customdata=[escape(repr(row[place]), quote=False) for row in alternatives],
             hovertemplate="%{customdata}: %{y:.2f} nats<extra>at %{x}</extra>",
             row=1,
             col=1,
@@ -148,4 +148,4 @@ def _labels(scores: xr.Dataset, tokens: Sequence[str]) -> list[str]:
     positions = scores["pos"].values
     if len(tokens) != positions[-1] + 1:
         raise InputError(f"tokens must be the texts of all {positions[-1] + 1} tokens, got {len(tokens)}")
-    return [f"{escape(repr(tokens[pos]))} {pos}" for pos in positions]
+    return [f"{escape(repr(tokens[pos]), quote=False)} {pos}" for pos in positions]

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ from memhooks.localize.objectives import (
 from memhooks.localize.pooling import POOLED, component_scores
 from memhooks.model.components import component_parameters, components, head_view
 from memhooks.model.loading import load_model
+from memhooks.model.provenance import model_hash
+from memhooks.model.replay.backward import trace
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 
@@ -156,14 +160,13 @@ def test_means_over_paragraphs_equal_a_loop(model, paragraphs, of):
         torch.testing.assert_close(mean, slow, rtol=1e-5, atol=1e-5)
 
 
-def test_shares_add_up_and_the_sign_of_the_objective_does_not_matter(model, paragraphs):
+def test_the_sign_of_the_objective_does_not_matter(model, paragraphs):
     scores, opposite = weight_scores(model, paragraphs), weight_scores(model, paragraphs, objective=forget_nll)
-    assert scores["layer_share"].sum("layer").values == pytest.approx(1.0)
     assert scores["max_gradient"].values == pytest.approx(opposite["max_gradient"].values, rel=1e-6)
     assert opposite.attrs["objective"] == "forget_nll"
 
 
-def test_a_layer_that_writes_nothing_has_no_gradient_share_but_its_output_matrices(model, paragraphs):
+def test_a_layer_that_writes_nothing_has_no_gradient_but_its_output_matrices(model, paragraphs):
     """A planted truth: with its output weights at zero, nothing inside the layer can matter."""
     with torch.no_grad():
         model.blocks[2].attn.W_O.zero_()
@@ -213,6 +216,8 @@ def test_unusable_input_is_refused(model, paragraphs):
             weight_scores(model, paragraphs)
     with pytest.raises(InputError, match=r"one number for each of 6 paragraphs, got shape \(\)"):
         weight_gradients(model, paragraphs, objective=lambda logits, rows: logits.mean())
+    with pytest.raises(InputError, match="does not depend on the logits, so it has no gradient"):
+        weight_gradients(model, paragraphs, objective=lambda logits, rows: torch.ones(len(rows)))
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])
@@ -227,10 +232,65 @@ def test_hooks_of_others_take_part_in_the_gradient(model, paragraphs, batch_size
     assert not torch.allclose(found["blocks.1.attn.W_V"], weight_gradients(model, paragraphs)["blocks.1.attn.W_V"])
 
 
+def test_weights_that_a_hook_cuts_off_have_no_gradient(model, paragraphs):
+    with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", lambda x, hook: torch.zeros_like(x))]):
+        found = weight_gradients(model, paragraphs)
+    assert float(found["blocks.1.mlp.W_in"].abs().max()) == 0
+    assert float(found["blocks.0.mlp.W_in"].abs().max()) > 0
+
+
+@pytest.mark.parametrize(
+    "measure", [weight_gradients, weight_scores, lambda *given: mean_over_paragraphs(*given, torch.abs)]
+)
+def test_weights_that_are_not_numbers_are_named(model, paragraphs, measure):
+    with torch.no_grad():
+        model.blocks[2].mlp.W_in[3, 5] = float("nan")
+    with pytest.raises(InputError, match=r"continuation_nll is NaN or infinite for 6 of 6 paragraphs, such as 0"):
+        measure(model, paragraphs)
+
+
+def test_inference_mode_neither_stops_gradients_nor_spoils_the_model_for_later(neo, paragraphs):
+    expected = weight_gradients(load_model(neo), paragraphs)
+    model = load_model(neo)
+    with torch.inference_mode():
+        inside = weight_gradients(model, paragraphs)
+        scores = weight_scores(model, paragraphs)
+    for name, gradient in weight_gradients(model, paragraphs).items():
+        assert torch.equal(gradient, expected[name])
+        assert torch.equal(inside[name], expected[name])
+    assert scores.identical(weight_scores(model, paragraphs))
+
+
+def test_one_batch_is_let_go_before_the_next_is_run(model, paragraphs, monkeypatch):
+    alive = []
+
+    def watched(*given, **how):
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in references))
+        made = trace(*given, **how)
+        references.append(weakref.ref(made.logits))
+        return made
+
+    references: list = []
+    monkeypatch.setattr("memhooks.localize.attribution.trace", watched)
+    weight_scores(model, paragraphs, batch_size=2)
+    assert alive == [0, 0, 0]
+
+
+def test_provenance_tells_objectives_apart(model, paragraphs):
+    one, other = (weight_scores(model, paragraphs, objective=SpanNLL(12, stop)).attrs["objective"] for stop in (13, 14))
+    assert one == "SpanNLL(first=12, stop=13)"
+    assert other != one
+    frozen = weight_scores(half(model), paragraphs, objective=FrozenKL(model)).attrs["objective"]
+    assert frozen == f"FrozenKL({model_hash(model)})"
+
+
 def test_scores_of_other_parameters_are_refused(model, paragraphs):
     gradients = weight_gradients(model, paragraphs)
     with pytest.raises(InputError, match=r"scores of blocks.0.attn.W_Q must have its shape .*, got none"):
         component_scores(model, {"other": torch.zeros(3)})
+    with pytest.raises(InputError, match=r"scores of blocks.3.mlp.W_in are NaN or infinite"):
+        component_scores(model, gradients | {"blocks.3.mlp.W_in": gradients["blocks.3.mlp.W_in"] * float("nan")})
     with pytest.raises(InputError, match=r"scores of blocks.3.mlp.W_in must have .*, got shape \(3,\)"):
         component_scores(model, gradients | {"blocks.3.mlp.W_in": torch.zeros(3)})
 

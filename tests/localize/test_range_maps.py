@@ -44,5 +44,7 @@ def test_em_is_measured_where_none_is_given(model, paragraphs):
 def test_unusable_input_is_refused(model, paragraphs):
     with pytest.raises(InputError, match="one number for each of 6 paragraphs, got 5"):
         range_maps(model, paragraphs, exact_match=EM[:5])
+    with pytest.raises(InputError, match=r"no paragraph is in any bin: exact matches must lie in 0\.\.12"):
+        range_maps(model, paragraphs, exact_match=EM + 20)
     with pytest.raises(InputError, match="reference must be one of true, own, got 'file'"):
         inspect.unwrap(range_maps)(model, paragraphs, reference="file")

@@ -1,6 +1,7 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
 
 from memhooks.errors import InputError
 from memhooks.localize.activation_gradients import directions
@@ -56,7 +57,7 @@ def test_equal_runs_have_cosine_one_and_zero_vectors_none(model, paragraphs):
 def test_weights_equal_a_loop_over_components(model, paragraphs):
     one, other = paragraphs.select([0, 1, 2]), paragraphs.select([3, 4, 5])
     found = weight_similarity(model, one, other, seed=4)
-    halves = [weight_gradients(model, rows.select(half)) for rows in (one, other) for half in _halves(3, 4)]
+    halves = [weight_gradients(model, rows.select(half)) for rows in (one, other) for half in _halves(rows, 4)]
     for cell in components(model):
         views = [head_view(half[cell.parameter_name], cell).flatten().double().numpy() for half in halves]
         own = found.sel(layer=cell.layer, component=cell.label)
@@ -66,9 +67,26 @@ def test_weights_equal_a_loop_over_components(model, paragraphs):
         assert float(own["between"]) == pytest.approx(between, abs=1e-5)
 
 
-def test_halves_are_all_of_the_set():
-    one, other = _halves(7, 0)
-    assert sorted(torch.cat([one, other]).tolist()) == list(range(7))
+def twice(paragraphs):
+    return replace(paragraphs.select([0, 0, 1, 1, 2]), ids=tuple("abcde"))
+
+
+def test_halves_keep_near_duplicates_together(paragraphs):
+    one, other = _halves(twice(paragraphs), 0)
+    assert (one ^ other).all()
+    assert one[0] == one[1]
+    assert one[2] == one[3]
+    assert 0 < one.sum() < 5
+
+
+def test_pairs_of_near_duplicates_are_left_out_of_the_null(model, paragraphs):
+    some = twice(paragraphs)
+    one = directions(model, some, sites=["resid_mid"], at=[11])
+    found = set_similarity(one, one, sets=(some, some))["within_one"].isel(site=0, pos=0)
+    for layer in range(4):
+        units = one["vector"].values[:, 0, layer, 0].astype(float)
+        apart = [cosine(units[i], units[j]) for i in range(5) for j in range(5) if "00112"[i] != "00112"[j]]
+        assert float(found[layer]) == pytest.approx(np.mean(apart), abs=1e-9)
 
 
 def test_what_cannot_be_compared_is_refused(model, paragraphs):
@@ -77,5 +95,5 @@ def test_what_cannot_be_compared_is_refused(model, paragraphs):
         paired_similarity(one, directions(model, paragraphs.select([0, 1]), sites=["k"], at=[5]))
     with pytest.raises(InputError, match="as many paragraphs on both sides, got 2 and 1"):
         paired_similarity(one, one.isel(paragraph=[0]))
-    with pytest.raises(InputError, match="at least two paragraphs, to compare its halves; got 1"):
+    with pytest.raises(InputError, match=r"at least two paragraphs that are not near-duplicates, .* got 1 in 1"):
         weight_similarity(model, paragraphs, paragraphs.select([0]))

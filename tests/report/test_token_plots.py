@@ -21,7 +21,7 @@ def test_the_true_tokens_are_a_line_over_unique_labels(scores):
     drawing = plot_logit_gaps(scores, TOKENS, alternatives(scores))
     line = next(one for one in drawing.data if one.name == "true token")
     np.testing.assert_allclose(line.y, scores["log_prob"])
-    assert list(line.x[:3]) == ["&#x27; t1&#x27; 1", "&#x27; t2&#x27; 2", "&#x27; t0&#x27; 3"]
+    assert list(line.x[:3]) == ["' t1' 1", "' t2' 2", "' t0' 3"]
     assert len(set(line.x)) == 23
     assert drawing.layout.yaxis.title.text == "log-probability, nats"
     assert drawing.layout.yaxis2.title.text == "gap, nats"
@@ -34,9 +34,7 @@ def test_alternatives_are_named_at_their_log_probability_where_they_are_not_the_
     assert [one.name for one in others] == ["likeliest token", "2.", "3."]
     for place, trace in enumerate(others):
         is_true = scores["rank"].values == place
-        assert list(trace.customdata) == [
-            f"&#x27;&lt;{token}&gt;&#x27;" for token in scores["top_tokens"].values[:, place]
-        ]
+        assert list(trace.customdata) == [f"'&lt;{token}&gt;'" for token in scores["top_tokens"].values[:, place]]
         assert np.isnan(np.array(trace.y, dtype=float)[is_true]).all()
         np.testing.assert_allclose(np.array(trace.y)[~is_true], scores["top_log_probs"].values[~is_true, place])
     assert len({one.marker.line.color for one in others}) == 3

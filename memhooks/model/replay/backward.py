@@ -5,7 +5,7 @@ writes, so the weights themselves need no graph: the batch shares both passes, a
 gradient is one matrix product more (Goodfellow, 2015, arXiv:1510.01799).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,15 +58,17 @@ class Trace:
         """Each paragraph's gradient of its own loss at these sites, `[paragraph pos ...]`; frees the graph."""
         return dict(zip(wanted, _pulls(losses, [self.activations[place] for place in wanted]), strict=True))
 
-    def matrices(self, losses: Float[Tensor, " paragraph"]) -> Iterator[Matrix]:
+    def matrices(self, losses: Float[Tensor, " paragraph"]) -> list[Matrix]:
         """All matrices of the grid, layer by layer; frees the graph."""
         pulls = _pulls(losses, [written for _, _, written in self.linear])
+        found = []
         for (name, read, _), pull in zip(self.linear, pulls, strict=True):
             if not name.endswith("qkv"):
-                yield Matrix(name, read.detach(), pull)
+                found.append(Matrix(name, read.detach(), pull))
                 continue
             for letter, own in zip("QKV", pull.chunk(3, dim=-1), strict=True):
-                yield Matrix(name.replace("qkv", f"W_{letter}"), own, read.detach())
+                found.append(Matrix(name.replace("qkv", f"W_{letter}"), own, read.detach()))
+        return found
 
 
 def trace(model: HookedModel, tokens: Int[Tensor, "paragraph pos"], *, first: int) -> Trace:

@@ -82,12 +82,12 @@ class Layouts:
 _KNOWN: WeakKeyDictionary[HookedModel, tuple[tuple, Layouts]] = WeakKeyDictionary()
 
 
-@torch.no_grad()
 def layouts(model: HookedModel) -> Layouts:
     """The model's weights, prepared; from memory, unless one was edited meanwhile (in place, but not by `.data`)."""
     state = weights_state(model)
     if (known := _KNOWN.get(model)) is None or known[0] != state:
-        _KNOWN[model] = state, _prepared(model)
+        with torch.inference_mode(mode=False), torch.no_grad():  # they outlive the block, and gradients go through them
+            _KNOWN[model] = state, _prepared(model)
     return _KNOWN[model][1]
 
 
