@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -102,7 +103,7 @@ def plot_component_map(scores: xr.Dataset, *, variable: str = "max_gradient", ti
         y=[f"L{layer}" for layer in one["layer"].values],
         colorscale="Viridis",
         zmin=0,
-        colorbar={"title": variable.replace("_", "<br>")},
+        colorbar={"title": "max of<br>score" if variable == "max_gradient" else "score", "tickformat": ".1e"},
     )
     drawing.update_xaxes(title_text="component: one head's matrix, or one of the MLP's")
     return drawing.update_yaxes(title_text="layer")
@@ -123,6 +124,7 @@ def plot_activation_gradients(results: Results, *, variable: str = "max_gradient
     )
     for row, site in enumerate(sites, start=1):
         top = max(float(one.sel(site=site).max()) for one in means.values())
+        low, high = cast(Any, drawing.get_subplot(row, 1)).yaxis.domain
         for column, one in enumerate(means.values(), start=1):
             drawing.add_heatmap(
                 z=one.sel(site=site).transpose("layer", "head").values,
@@ -132,16 +134,16 @@ def plot_activation_gradients(results: Results, *, variable: str = "max_gradient
                 zmax=top,
                 colorscale="Viridis",
                 showscale=column == 1,
-                colorbar={"len": 0.9 / len(sites), "y": 1 - (row - 0.5) / len(sites), "title": "% of map"},
+                colorbar={"len": high - low, "y": (low + high) / 2, "title": "% of map", "x": 1.02},
                 row=row,
                 col=column,
             )
     return drawing.update_layout(
         template=TEMPLATE,
-        height=130 + 260 * len(sites),
-        margin={"t": 90},
+        height=150 + 260 * len(sites),
+        margin={"t": 110},
         title="Which head's activations move the token? |Gradient| by layer and head",
-    )
+    ).update_annotations(font_size=12)
 
 
 def plot_one_paragraph(
@@ -168,7 +170,7 @@ def plot_one_paragraph(
         y=[f"{down[0].upper()}{number}" for number in shown[down].values],
         colorscale="Viridis",
         zmin=0,
-        colorbar={"title": "nats per<br>unit"},
+        colorbar={"title": "nats per<br>unit", "tickformat": ".1e"},
     )
     drawing.update_xaxes(title_text="token and its position", tickangle=-70, tickfont={"size": 9})
     return drawing.update_yaxes(title_text=down)
