@@ -1,43 +1,28 @@
-"""How negative is the most negative head if no head looks at rarity? Shuffled counts, in running sums.
-
-Two ways to shuffle, the same for all heads, layers and queries of a paragraph:
-1. dealt: the counts are dealt anew to the token types of the whole set. A token keeps one count wherever it occurs,
-   so a head's taste for certain tokens is kept, and only what their counts have to do with it is lost.
-2. within: each paragraph's counts change places among the keys. A token that recurs then gets a new count each
-   time, as if every occurrence were evidence of its own.
-"""
+"""How negative is the most negative head by chance? Shares of shuffles, and counts shuffled within each paragraph."""
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from memhooks.localize.attention_statistics import Keys, rank_rows
+from memhooks.localize.attention_statistics import Keys
 
 _ROUNDING = 1e-12  # of sums in double precision: a shuffle may give the very order observed
 
 
-class ShuffledCounts:
-    """Sums over paragraphs of Spearman's correlation under `n` shuffles of the counts."""
+class ShuffledWithin:
+    """Sums over paragraphs of Spearman's correlation where each paragraph's counts change places among its keys.
+
+    The order is the same for all heads, layers and queries of a paragraph, and for near-duplicates. A token that
+    recurs gets a new count each time, as if every occurrence were evidence of its own.
+    """
 
     def __init__(
-        self,
-        tokens: Int[Tensor, "paragraph pos"],
-        counts: Num[Tensor, " d_vocab"],
-        *,
-        seed: int,
-        n: int,
-        clusters: Int[np.ndarray, " paragraph"] | None,
+        self, n_paragraphs: int, width: int, *, seed: int, n: int, clusters: Int[np.ndarray, " paragraph"] | None
     ) -> None:
-        self.seed, self.n, self.width = seed, n, tokens.shape[1]
-        self.label = np.arange(len(tokens)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-        self.types = tokens.unique()
-        # Ranks do not change if counts are replaced by their order, which takes half the memory.
-        _, order = counts[self.types].unique(return_inverse=True)
-        generator = torch.Generator().manual_seed(seed)
-        deals = [order[torch.randperm(len(order), generator=generator)] for _ in range(n)]
-        self.dealt = torch.stack(deals).int()
-        self.sums: dict[str, dict[tuple[int, int], Tensor]] = {"p_value": {}, "p_within": {}}
+        self.seed, self.n, self.width = seed, n, width
+        self.label = np.arange(n_paragraphs) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+        self.sums: dict[tuple[int, int], Float[Tensor, "shuffle head"]] = {}
 
     def orders(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "shuffle row pos"]:
         """Numbers by whose order each paragraph's keys change places, near-duplicates' in the same order."""
@@ -48,33 +33,30 @@ class ShuffledCounts:
         ]
         return torch.from_numpy(np.stack(drawn, axis=1))
 
-    def shuffled(
-        self,
-        tokens: Int[Tensor, "row key"],
-        keys: Keys,
-        orders: Float[Tensor, "shuffle row key"],
-    ) -> dict[str, Float[Tensor, "shuffle row key"]]:
-        """Standardised ranks of the keys' counts under both ways of shuffling."""
-        ranks = rank_rows(self.dealt[:, torch.searchsorted(self.types, tokens.contiguous())])
-        within = keys.ranks.expand(self.n, -1, -1).gather(-1, orders.argsort(-1))
-        return {"p_value": ranks, "p_within": within}
+    def shuffled(self, keys: Keys, orders: Float[Tensor, "shuffle row key"]) -> Float[Tensor, "row key shuffle"]:
+        """Standardised ranks of the keys' counts in every shuffle."""
+        ranks = keys.ranks.expand(self.n, -1, -1).gather(-1, orders.argsort(-1))
+        return ranks.permute(1, 2, 0).contiguous()
 
     def add_(
         self,
         cell: tuple[int, int],
-        shuffled: dict[str, Float[Tensor, "shuffle row key"]],
+        theirs: Float[Tensor, "row key shuffle"],
         ours: Float[Tensor, "row head key"],
     ) -> None:
         """Add some paragraphs' correlations of one layer for one query."""
-        for name, theirs in shuffled.items():
-            found = torch.einsum("sbk,bhk->sh", theirs, ours) / ours.shape[-1]
-            self.sums[name][cell] = self.sums[name].get(cell, 0) + found
+        heads, keys = ours.shape[1:]
+        flat = ours.transpose(1, 2).reshape(-1, heads)  # the sum over rows and keys is one matrix product
+        self.sums[cell] = self.sums.get(cell, 0) + theirs.flatten(0, 1).T @ flat / keys
 
-    def p_values(self, mean: Float[Tensor, "query layer head"]) -> dict[str, Float[Tensor, "query layer head"]]:
-        """How often the most negative of all heads is, shuffled, as negative as each one's mean; never 0."""
-        found = {}
-        for name, cells in self.sums.items():
-            lowest = torch.stack([sums.amin(-1) for sums in cells.values()]).amin(0) / len(self.label)
-            extreme = (lowest <= mean[..., None] + _ROUNDING).sum(-1)
-            found[name] = (1 + extreme) / (1 + self.n)
-        return found
+    def lowest(self) -> Float[Tensor, " shuffle"]:
+        """The most negative mean of all heads, layers and queries in every shuffle."""
+        return torch.stack([sums.amin(-1) for sums in self.sums.values()]).amin(0) / len(self.label)
+
+
+def share_as_low(
+    observed: Float[Tensor, "query layer head"], lowest: Float[Tensor, " shuffle"]
+) -> Float[Tensor, "query layer head"]:
+    """Share of shuffles whose most negative head is at most what was observed; never 0, as one counts itself."""
+    extreme = torch.searchsorted(lowest.sort().values, observed.contiguous() + _ROUNDING, right=True)
+    return (1 + extreme).double() / (1 + len(lowest))

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
 from memhooks.errors import InputError
@@ -16,6 +17,10 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 
 FEWEST_KEYS = 3
 """Keys that a rank correlation needs: of two, every order is perfect."""
+
+
+Clusters = Int[Tensor, " paragraph"] | Int[np.ndarray, " paragraph"]
+"""The cluster of near-duplicates that each paragraph is in."""
 
 
 class Asked(TypedDict, total=False):
@@ -104,3 +109,14 @@ def check_counts(model: HookedModel, counts: Num[Tensor, " d_vocab"]) -> None:
     if wrong.any():
         token = int(torch.nonzero(wrong)[0])
         raise InputError(f"counts must be numbers from 0 on, got {counts[token].item()} for token {token}")
+
+
+def checked_clusters(clusters: Clusters | None, n_paragraphs: int) -> Int[np.ndarray, " paragraph"] | None:
+    """The clusters, if they are of so many paragraphs.
+
+    Raises:
+        InputError: they are of another number.
+    """
+    if clusters is not None and len(clusters) != n_paragraphs:
+        raise InputError(f"clusters must name {n_paragraphs} paragraphs, got {len(clusters)}")
+    return None if clusters is None else np.asarray(clusters)

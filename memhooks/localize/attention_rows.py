@@ -15,9 +15,9 @@ from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.model.checks import check_tokens
-from memhooks.model.hooks import recorded
+from memhooks.model.hooks import hooked, recorded
 from memhooks.model.labelled import Variable, labelled
-from memhooks.model.loading import HookedModel, layer_type, window_of
+from memhooks.model.loading import HookedModel, HookPoint, layer_type, window_of
 from memhooks.model.provenance import provenance
 from memhooks.model.replay.block import attended, projected, reachable, split_heads, visible
 from memhooks.model.replay.layouts import Layer, layouts
@@ -41,7 +41,8 @@ def query_attention(
         Shares of attention, which sum to 1 over keys; 0 on keys that a query cannot see. In float32, on the CPU.
 
     Raises:
-        InputError: tokens that the model cannot read, queries outside them, or layers that it does not have.
+        InputError: tokens that the model cannot read, queries outside them, layers that it does not have, or
+            attention that is not a number, because weights are not.
     """
     check_tokens(model, tokens)
     chosen = checked_layers(model, layers)
@@ -49,7 +50,10 @@ def query_attention(
         raise InputError(f"queries must be positions in 0..{tokens.shape[1] - 1}, got {list(queries)}")
     seen = tokens[:, : max(queries) + 1].to(model.cfg.device)
     rows = _recorded if has_hooks(model) else _replayed
-    return rows(model, seen, torch.tensor(list(queries), device=seen.device), chosen)
+    found = rows(model, seen, torch.tensor(list(queries), device=seen.device), chosen)
+    wrong = found.isnan().flatten(2).any(-1).any(0).tolist()
+    _check_numbers([layer for layer, bad in zip(chosen, wrong, strict=True) if bad])
+    return found
 
 
 def reachable_keys(model: HookedModel, query: int) -> Bool[Tensor, "layer pos"]:
@@ -71,7 +75,7 @@ def attention_of(model: HookedModel, paragraph: Paragraphs, *, query: int | None
         over `key`: `token` (its id); over `layer`: `local`.
 
     Raises:
-        InputError: not one paragraph, or a query outside it.
+        InputError: not one paragraph, a query outside it, or attention that is not a number.
     """
     paragraph.check(model)
     if len(paragraph) != 1:
@@ -109,12 +113,31 @@ def local_layers(model: HookedModel, layers: Sequence[int]) -> Bool[Tensor, " la
     return torch.tensor([layer_type(model, layer) == "local" for layer in layers])
 
 
+def _check_numbers(wrong: Sequence[int]) -> None:
+    """Refuse layers whose attention is not a number.
+
+    Raises:
+        InputError: there are any; the first is named.
+    """
+    if wrong:
+        raise InputError(f"the attention of layer {min(wrong)} is not a number; are the weights?")
+
+
 def _recorded(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], queries: Int[Tensor, " query"], layers: tuple[int, ...]
 ) -> Float[Tensor, "batch layer head query key"]:
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
-    with recorded(model, names) as store:
+    scores = [f"blocks.{layer}.attn.hook_attn_scores" for layer in range(max(layers) + 1)]
+    wrong = []
+
+    def note(activation: Tensor, hook: HookPoint) -> None:
+        # TransformerLens puts 0 for attention that is not a number, so it must be seen before that.
+        if activation.isnan().any():
+            wrong.append(hook.layer())
+
+    with hooked(model, [(scores, note)]), recorded(model, names) as store:
         model(tokens, stop_at_layer=max(layers) + 1)
+        _check_numbers(wrong)
         return torch.stack([store.pop(name)[:, :, queries].float().cpu() for name in names], dim=1)
 
 

@@ -1,15 +1,13 @@
-"""Which heads look at rare tokens? Every head's numbers with intervals, both p values and the nulls beside them."""
+"""Which heads' attention goes to rare tokens? Every head's numbers with intervals, p values and nulls beside them."""
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Int
-from torch import Tensor
 
 from memhooks.errors import InputError
+from memhooks.localize.attention_probe import Clusters, checked_clusters
 from memhooks.measure.intervals import bootstrap_mean
 from memhooks.model.labelled import Variable, labelled
 
-Clusters = Int[Tensor, " paragraph"] | Int[np.ndarray, " paragraph"]
 MEANS = ("spearman", "kendall", "pearson", "partial_spearman", "share_on_rarest", "entropy")
 """Variables of `rare_token_attention` that have one value per paragraph."""
 
@@ -22,11 +20,14 @@ def rare_token_heads(
     clusters: Clusters | None = None,
     level: float = 0.05,
 ) -> xr.Dataset:
-    """One row per head: does it look at rare tokens, more than chance, distance and uniform attention explain?
+    """One row per head: does its attention rank rare tokens first, more than chance and distance explain?
 
     A head is a rare-token head if both p values are at most `level` (they are of the most negative of all heads, so
-    many heads are no excuse) and the whole interval of its partial Spearman is below 0. An effect may still be small,
-    and no more there for memorized text than for other text: see `memorization_head`.
+    many heads are no excuse) and the whole interval of its partial Spearman is below 0. That is a correlation at this
+    query, and may be weak. Not excluded: a sink, if the first token of paragraphs is rarer than others (unless
+    `skip_first` left it out of the result); attention of the query to itself, if tokens there are rarer; and whatever
+    else goes with rarity, such as long words or names. Memorized text may show no more of it than other text: see
+    `memorization_head`.
 
     Args:
         result: of `rare_token_attention`.
@@ -39,14 +40,14 @@ def rare_token_heads(
         Dataset over `row` (`L0H6`): `layer`, `head`, `local`, `reach`; means over paragraphs of `spearman`, `kendall`,
         `pearson`, `partial_spearman` (-1 to 1, 0 = none, negative = rare tokens), `share_on_rarest` (0 to 1, beside
         `uniform_share`) and `entropy` (nats, beside `uniform_entropy`), each with `_low` and `_high`, the ends of its
-        95 % interval; `p_value`, `p_within`; `is_rare_token_head`.
+        95 % interval; `type_spearman` (over token types) with its `p_value`; `p_within`; `is_rare_token_head`.
 
     Raises:
         InputError: a query that the result does not have, clusters of another number, or a level outside 0 to 1.
     """
     check_level(level)
     one = of_query(result, query)
-    label = checked_clusters(result, clusters)
+    label = checked_clusters(clusters, result.sizes["paragraph"])
     where = [(layer, head) for layer in range(one.sizes["layer"]) for head in range(one.sizes["head"])]
     layer, head = np.array(where).T
     names = [f"L{one['layer'].values[a]}H{one['head'].values[b]}" for a, b in where]
@@ -64,11 +65,13 @@ def rare_token_heads(
         columns[f"{name}_high"] = Variable(high, ("row",), f"{unit}; upper end")
     for name in ("uniform_share", "uniform_entropy"):
         columns[name] = Variable(one[name].values[layer], ("row",), str(one[name].attrs["units"]))
-    p = {name: one[name].transpose("layer", "head").values.ravel() for name in ("p_value", "p_within")}
-    for name, values in p.items():
+    for name in ("type_spearman", "p_value", "p_within"):
+        values = one[name].transpose("layer", "head").values.ravel()
         columns[name] = Variable(values, ("row",), str(one[name].attrs["units"]))
-    found = (p["p_value"] <= level) & (p["p_within"] <= level) & (columns["partial_spearman_high"].values < 0)
-    columns["is_rare_token_head"] = Variable(found, ("row",), "whether rare tokens get more than chance explains")
+    found = columns["partial_spearman_high"].values < 0
+    for name in ("p_value", "p_within"):
+        found &= columns[name].values <= level
+    columns["is_rare_token_head"] = Variable(found, ("row",), "whether rarity ranks more than chance and distance do")
     about = {str(key): value for key, value in result.attrs.items()}
     return labelled(about | {"query": int(one["query"]), "interval_seed": seed, "level": level}, **columns)
 
@@ -89,18 +92,6 @@ def by_head(one: xr.Dataset, name: str) -> np.ndarray:
     """A variable of one query as [paragraph, head of all layers]."""
     values = one[name].transpose("paragraph", "layer", "head").values
     return values.reshape(len(values), -1).astype(np.float64)
-
-
-def checked_clusters(result: xr.Dataset, clusters: Clusters | None) -> np.ndarray | None:
-    """The clusters, if they are of the result's paragraphs.
-
-    Raises:
-        InputError: they are of another number.
-    """
-    n = result.sizes["paragraph"]
-    if clusters is not None and len(clusters) != n:
-        raise InputError(f"clusters must name {n} paragraphs, got {len(clusters)}")
-    return None if clusters is None else np.asarray(clusters)
 
 
 def check_level(level: float) -> None:

@@ -10,7 +10,9 @@ from plotly.subplots import make_subplots
 
 from memhooks.errors import InputError
 from memhooks.localize.rare_token_heads import of_query, rare_token_heads
-from memhooks.report.theme import COLOURS, NAMES, TEMPLATE, figure
+from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.paragraphs.splits import clusters
+from memhooks.report.theme import TEMPLATE, colour_of, figure, name_of
 
 Results = Mapping[str, xr.Dataset]
 _SEED = 0  # of the intervals drawn
@@ -91,8 +93,8 @@ def plot_attention_by_rank(results: Results, head: tuple[int, int], *, query: in
             x=one["rank"].values[drawn],
             y=one["attention_by_rank"].sel(layer=layer, head=number).values[drawn],
             mode="lines+markers",
-            name=_name(name),
-            line={"color": _colour(name, place)},
+            name=name_of(name),
+            line={"color": colour_of(name, place)},
             marker={"size": 5},
             customdata=tokens[drawn],
             hovertemplate="rank %{x}: %{y:.4f} per token, %{customdata} tokens<extra></extra>",
@@ -112,7 +114,14 @@ def plot_attention_by_rank(results: Results, head: tuple[int, int], *, query: in
     return drawing.update_yaxes(rangemode="tozero")
 
 
-def plot_heads(results: Results, variable: str = "spearman", *, query: int | None = None, n: int = 12) -> go.Figure:
+def plot_heads(
+    results: Results,
+    variable: str = "spearman",
+    *,
+    query: int | None = None,
+    n: int = 12,
+    sets: Mapping[str, Paragraphs] | None = None,
+) -> go.Figure:
     """The heads that look at rare tokens most (by the first result), with 95 % intervals over paragraphs.
 
     Args:
@@ -120,13 +129,17 @@ def plot_heads(results: Results, variable: str = "spearman", *, query: int | Non
         variable: which correlation.
         query: which position's attention; the first by default.
         n: how many heads.
+        sets: their paragraphs, by the same names, where known; near-duplicates then count once in the intervals.
 
     Raises:
-        InputError: no such correlation, or no such query.
+        InputError: no such correlation, no such query, or sets of other paragraphs.
     """
     if variable not in _WORDS:
         raise InputError(f"variable must be one of {', '.join(_WORDS)}, got {variable!r}")
-    tables = {name: rare_token_heads(one, seed=_SEED, query=query) for name, one in results.items()}
+    near = {name: clusters(rows) for name, rows in (sets or {}).items() if name in results}
+    tables = {
+        name: rare_token_heads(one, seed=_SEED, query=query, clusters=near.get(name)) for name, one in results.items()
+    }
     first = next(iter(tables.values()))
     chosen = first["row"].values[np.argsort(first[variable].values, kind="stable")[:n]].tolist()
     drawing = figure(
@@ -140,8 +153,8 @@ def plot_heads(results: Results, variable: str = "spearman", *, query: int | Non
         drawing.add_bar(
             x=chosen,
             y=mean,
-            name=_name(name),
-            marker_color=_colour(name, place),
+            name=name_of(name),
+            marker_color=colour_of(name, place),
             error_y={"array": high - mean, "arrayminus": mean - low, "thickness": 1, "width": 3},
         )
     return drawing.update_layout(barmode="group").update_xaxes(type="category")
@@ -170,7 +183,9 @@ def plot_attention_of(
         raise InputError(f"{view.sizes['key']} keys need as many tokens, got {len(tokens)}")
     one = view["attention"].sel({axis: number})
     other = "head" if axis == "layer" else "layer"
-    labels = [f"{escape(repr(token))} {key}" for key, token in zip(view["key"].values, tokens, strict=False)]
+    labels = [
+        f"{escape(repr(token), quote=False)} {key}" for key, token in zip(view["key"].values, tokens, strict=False)
+    ]
     rows = [f"H{label}" for label in view["head"].values] if other == "head" else _layer_labels(view)
     who = f"do the heads of L{number}" if axis == "layer" else f"does H{number} of every layer"
     drawing = figure(
@@ -192,7 +207,7 @@ def plot_attention_of(
 
 
 def _side_by_side(found: Results) -> go.Figure:
-    titles = [_name(name).replace(", ", ",<br>") for name in found]
+    titles = [name_of(name).replace(", ", ",<br>") for name in found]
     drawing = make_subplots(1, len(found), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     n_layers = max(one.sizes["layer"] for one in found.values())
     drawing.update_layout(template=TEMPLATE, height=180 + 35 * n_layers, margin={"t": 90})
@@ -230,11 +245,3 @@ def _words_of_query(one: xr.Dataset) -> str:
     query = int(one["query"]) if "query" in one.coords else int(one.attrs["query"])
     last = int(one.attrs["n_prefix"]) - 1
     return f"from token {query}" + (" (the last of the prefix)" if query == last else "")
-
-
-def _name(condition: str) -> str:
-    return NAMES.get(condition, condition)
-
-
-def _colour(condition: str, place: int) -> str:
-    return COLOURS.get(condition) or list(COLOURS.values())[place % len(COLOURS)]

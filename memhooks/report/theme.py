@@ -1,6 +1,7 @@
 """Colours, fonts and bands shared by all figures; colour-blind safe (Okabe and Ito, 2008)."""
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -27,6 +28,9 @@ NAMES = {
     "licence_never": "licences never seen",
     "licence_own": "licences, own continuation",
 }
+PALETTE = ("#882255", "#000000", "#117733", "#AA4499", "#661100")
+"""Colours of conditions that have none of their own (Tol, 2021), in order of appearance."""
+
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
@@ -40,6 +44,16 @@ TEMPLATE = go.layout.Template(
         "margin": {"l": 70, "r": 20, "t": 60, "b": 60},
     }
 )
+
+
+def name_of(condition: str) -> str:
+    """What a condition is called in figures; names that the theme does not know are shown as they are, escaped."""
+    return NAMES.get(condition, escape(condition.replace("_", " "), quote=False))
+
+
+def colour_of(condition: str, place: int) -> str:
+    """Its own colour, or else one of `PALETTE` by its place among the conditions drawn."""
+    return COLOURS.get(condition) or PALETTE[place % len(PALETTE)]
 
 
 def figure(*, title: str, x: str, y: str, height: int = 420) -> go.Figure:

@@ -34,7 +34,7 @@ def test_rows_are_means_with_intervals_beside_their_nulls(found):
             ends = bootstrap_mean(one[name].sel(layer=layer, head=head).values, seed=4, clusters=label)
             for ending, value in zip(("", "_low", "_high"), ends, strict=True):
                 assert float(row[f"{name}{ending}"]) == pytest.approx(float(value), abs=1e-12)
-        for name in ("p_value", "p_within"):
+        for name in ("type_spearman", "p_value", "p_within"):
             assert float(row[name]) == float(one[name].sel(layer=layer, head=head))
         for name in ("uniform_share", "uniform_entropy", "reach", "local"):
             assert row[name] == one[name].sel(layer=layer)
@@ -48,7 +48,10 @@ def test_the_table_can_be_saved(found, tmp_path):
     xr.testing.assert_equal(load_result(tmp_path / "heads.nc"), table)
 
 
-def made_up(means, *, n=40, seed=0, p=None, partial=None, ids=None):
+ABOUT = {"model_hash": "reciter", "n_prefix": 12, "n_rarest": 5, "skip_first": 0, "counts_hash": "corpus"}
+
+
+def made_up(means, *, n=40, seed=0, p=None, partial=None, ids=None, **about):
     """What `rare_token_attention` would give for 2 layers of 3 heads whose correlations are known."""
     rng = np.random.default_rng(seed)
     spearman = np.reshape(means, (1, 1, 2, 3)) + 0.1 * rng.normal(size=(n, 1, 2, 3))
@@ -56,6 +59,7 @@ def made_up(means, *, n=40, seed=0, p=None, partial=None, ids=None):
     values = {name: (("paragraph", *CELLS), spearman.copy(), unit) for name in MEANS}
     if partial is not None:
         values["partial_spearman"] = (("paragraph", *CELLS), spearman * 0 + np.reshape(partial, (1, 1, 2, 3)), unit)
+    values["type_spearman"] = (CELLS, np.reshape(means, (1, 2, 3)), unit)
     for name in ("p_value", "p_within"):
         own = np.where(np.array(means) < -0.3, 0.01, 0.9) if p is None else p[name]
         values[name] = (CELLS, np.reshape(own, (1, 2, 3)), unit)
@@ -63,13 +67,13 @@ def made_up(means, *, n=40, seed=0, p=None, partial=None, ids=None):
         values[name] = (("query", "layer"), np.full((1, 2), 8.0), unit)
     values["local"] = (("layer",), np.array([False, True]), unit)
     labels = {"paragraph": ids or [str(i) for i in range(n)], "query": [11], "layer": [0, 1], "head": [0, 1, 2]}
-    return xr.Dataset(values, labels, {"model_hash": "", "n_prefix": 12})
+    return xr.Dataset(values, labels, ABOUT | about)
 
 
 def worth_of(p, **more):
     rows = [f"L{layer}H{head}" for layer in range(2) for head in range(3)]
     columns = {"p_more_than_control": p} | more
-    return xr.Dataset({name: (("row",), np.array(one)) for name, one in columns.items()}, {"row": rows})
+    return xr.Dataset({name: (("row",), np.array(one)) for name, one in columns.items()}, {"row": rows}, ABOUT)
 
 
 BOTH = [-0.6, 0, 0, 0, -0.5, 0]  # two heads look at rare tokens in memorized text
@@ -79,8 +83,12 @@ SPECIFIC = [1, 1, 1, 1, 0.01, 1]
 
 def conditions(memorized=BOTH, control=ONE, twin=ONE):
     means = {"memorized": memorized, "control": control, "twin": twin}
-    results = {name: None if one is None else made_up(one, seed=i) for i, (name, one) in enumerate(means.items())}
-    return {name: one for name, one in results.items() if one is not None}
+    models = {"twin": "never read them"}
+    return {
+        name: made_up(one, seed=i, model_hash=models.get(name, "reciter"))
+        for i, (name, one) in enumerate(means.items())
+        if one is not None
+    }
 
 
 @pytest.mark.parametrize(
@@ -97,26 +105,73 @@ def test_the_planted_candidate_is_found_and_confirmed_only_by_its_ablation():
     found = memorization_head(conditions(), seed=0, worth=worth_of(SPECIFIC))
     assert found.candidates == found.confirmed == ("L1H1",)
     assert found.verdict.startswith("L1H1 is a memorization head: it attends to rare tokens (Spearman -0.5")
-    assert "more than in never-seen text (0.0" in found.verdict
-    assert found.verdict.endswith("Confirmed: ablation costs memorized text more than other text.")
+    assert ", over token types -0.50, p = 0.01). Distance left out, it does so more than in never-seen text (0.0" in (
+        found.verdict
+    )
+    assert found.verdict.endswith("Confirmed: ablation costs memorized text more than the control.")
     row = found.table.sel(row="L1H1")
-    assert float(row["less_than_control"]) == pytest.approx(float(row["spearman"] - row["spearman_control"]))
+    difference = float(row["partial_spearman"] - row["partial_spearman_control"])
+    assert float(row["less_than_control"]) == pytest.approx(difference)
     assert float(row["p_less_than_control"]) == float(row["p_less_than_twin"]) == pytest.approx(1 / 2001)
     assert bool(found.table["is_rare_token_head"].sel(row="L0H0"))
     assert float(found.table["p_less_than_control"].sel(row="L0H0")) > 0.05
 
 
+def test_confirmation_names_every_control_that_the_ablation_was_held_against():
+    worth = worth_of(SPECIFIC, p_more_than_control_own=SPECIFIC, p_more_than_held_out=SPECIFIC)
+    found = memorization_head(conditions(), seed=0, worth=worth)
+    assert found.confirmed == ("L1H1",)
+    assert found.verdict.endswith("more than all of its controls (control, control_own, held_out).")
+
+
+@pytest.mark.parametrize("name", ["twin", "control_own", "held_out"])
+def test_every_control_of_the_ablation_can_refute(name):
+    found = memorization_head(conditions(), seed=0, worth=worth_of(SPECIFIC, **{f"p_more_than_{name}": [1] * 6}))
+    assert (found.candidates, found.confirmed) == (("L1H1",), ())
+    why = f"ablation does not cost memorized text clearly more than all of its controls (control, {name})"
+    assert found.verdict.endswith(f"Not confirmed: {why}.")
+
+
 def test_a_candidate_is_not_confirmed_without_specific_ablation():
     for worth, why in (
         (None, "what ablation costs was not given"),
-        (worth_of([1] * 6), "ablation does not cost memorized text clearly more"),
-        (worth_of(SPECIFIC, p_more_than_twin=[1] * 6), "ablation does not cost memorized text clearly more"),
-        (worth_of(SPECIFIC).isel(row=[0, 1]), "ablation does not cost memorized text clearly more"),
+        (worth_of([1] * 6), "ablation does not cost memorized text clearly more than the control"),
+        (worth_of(SPECIFIC).isel(row=[0, 1]), "what ablation costs was not given"),
     ):
         found = memorization_head(conditions(), seed=0, worth=worth)
         assert (found.candidates, found.confirmed) == (("L1H1",), ())
         assert found.verdict.startswith("L1H1 is a memorization-head candidate: it attends to rare tokens")
         assert found.verdict.endswith(f"Not confirmed: {why}.")
+
+
+def test_candidates_that_were_not_ablated_are_named():
+    results = conditions(control=[0] * 6, twin=[0] * 6)
+    found = memorization_head(results, seed=0, worth=worth_of(SPECIFIC).isel(row=[4, 5]))
+    assert (found.candidates, found.confirmed) == (("L0H0", "L1H1"), ("L1H1",))
+    assert found.verdict.endswith("Confirmed: ablation costs memorized text more than the control. Not ablated: L0H0.")
+
+
+def test_sets_are_compared_without_distance():
+    """A head that looks at certain positions differs between sets in which rare tokens stand elsewhere."""
+    other_places = conditions(control=[0] * 6, twin=[0] * 6)
+    for one in other_places.values():
+        one["partial_spearman"].values[:] = other_places["memorized"]["spearman"].values
+    found = memorization_head(other_places, seed=0)
+    assert float(found.table["spearman_control"].sel(row="L1H1")) == pytest.approx(0, abs=0.1)
+    assert float(found.table["partial_spearman_control"].sel(row="L1H1")) == pytest.approx(-0.5, abs=0.1)
+    assert (found.table["p_less_than_control"] > 0.9).all()
+    assert found.candidates == ()
+    assert "L0H0 attends to rare tokens" in found.verdict
+    assert "but, distance left out, not clearly more than in never-seen text (-0.6" in found.verdict
+
+
+def test_a_head_that_differs_but_not_over_token_types_is_no_candidate():
+    """Paragraphs alone call a new taste for a frequent type a difference; many types must agree."""
+    results = conditions()
+    results["memorized"]["p_value"].values[0, 1, 1] = 0.2
+    found = memorization_head(results, seed=0)
+    assert float(found.table["p_less_than_control"].sel(row="L1H1")) < 0.01
+    assert found.candidates == ()
 
 
 def test_a_head_that_looks_at_rare_tokens_everywhere_is_no_candidate():
@@ -125,7 +180,7 @@ def test_a_head_that_looks_at_rare_tokens_everywhere_is_no_candidate():
     assert found.verdict.startswith(
         "No head is a memorization-head candidate: L0H0 attends to rare tokens (Spearman -0.6"
     )
-    assert "but not clearly more than in never-seen text (-0.6" in found.verdict
+    assert "but, distance left out, not clearly more than in never-seen text (-0.6" in found.verdict
     assert "and under the twin (-0.6" in found.verdict
 
 
@@ -137,7 +192,7 @@ def test_one_control_is_enough_to_refute(other, words):
         f"not clearly more than {words}"
         in memorization_head(conditions(memorized=[0, 0, 0, 0, -0.5, 0], **{other: BOTH}), seed=0).verdict
     )
-    assert "Nor do the other 1 rare-token heads" in found.verdict
+    assert found.verdict.endswith("Nor does any other rare-token head pass every test (1 more).")
 
 
 def test_no_rare_token_head_is_said_plainly():
@@ -167,7 +222,7 @@ def test_where_nothing_differs_few_runs_find_a_candidate():
     small = {"control": 0, "twin": 0}
     for seed in range(40):
         results = {
-            name: made_up(everywhere, n=20, seed=100 * seed + place)
+            name: made_up(everywhere, n=20, seed=100 * seed + place, model_hash="other" * (name == "twin"))
             for place, name in enumerate(("memorized", "control", "twin"))
         }
         table = memorization_head(results, seed=seed).table
@@ -192,9 +247,9 @@ def test_what_cannot_be_compared_is_refused(found):
     for names in (["memorized"], ["control", "twin"], []):
         with pytest.raises(InputError, match="a memorization head needs results of 'memorized' and 'control', got"):
             memorization_head({name: results[name] for name in names}, seed=0)
-    with pytest.raises(InputError, match="'control' and 'memorized' must be results for the same query, layers and"):
+    with pytest.raises(InputError, match="'control' and 'memorized' must be results for the same queries, layers and"):
         memorization_head(results | {"control": found}, seed=0)
-    other = made_up(ONE, ids=[f"B{i}" for i in range(40)])
+    other = made_up(ONE, ids=[f"B{i}" for i in range(40)], model_hash="never read them")
     with pytest.raises(InputError, match="'twin' must hold the paragraphs of 'memorized', in their order"):
         memorization_head(results | {"twin": other}, seed=0)
     with pytest.raises(InputError, match="sets must hold the 40 paragraphs of 'memorized', in their order"):
@@ -211,3 +266,28 @@ def test_what_cannot_be_compared_is_refused(found):
         rare_token_heads(found, seed=0, query=3)
     with pytest.raises(InputError, match="clusters must name 6 paragraphs, got 2"):
         rare_token_heads(found, seed=0, clusters=np.arange(2))
+
+
+@pytest.mark.parametrize("name", ["control", "twin"])
+@pytest.mark.parametrize(
+    ("setting", "value", "usual"),
+    [("counts_hash", "other", "corpus"), ("skip_first", 1, 0), ("n_prefix", 11, 12), ("n_rarest", 3, 5)],
+)
+def test_results_that_were_asked_otherwise_are_refused(name, setting, value, usual):
+    results = conditions()
+    results[name].attrs[setting] = value
+    message = f"'{name}' and 'memorized' must have the same {setting}, got {value} and {usual}; compute both with"
+    with pytest.raises(InputError, match=message):
+        memorization_head(results, seed=0)
+
+
+def test_results_of_other_models_or_queries_are_refused(found):
+    results = conditions()
+    with pytest.raises(InputError, match="'control' and 'memorized' must be results for the same queries"):
+        memorization_head({"memorized": found, "control": found.isel(query=[0])}, seed=0)
+    with pytest.raises(InputError, match="'control' and 'memorized' must be results of the same model"):
+        memorization_head(results | {"control": made_up(ONE, model_hash="another")}, seed=0)
+    with pytest.raises(InputError, match="'twin' must be a result of another model, one that never read the memorized"):
+        memorization_head(results | {"twin": made_up(ONE)}, seed=0)
+    with pytest.raises(InputError, match="worth must be of the model of 'memorized', whose heads are judged"):
+        memorization_head(results, seed=0, worth=worth_of(SPECIFIC).assign_attrs(model_hash="another"))

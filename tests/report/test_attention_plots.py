@@ -6,6 +6,8 @@ from memhooks.errors import InputError
 from memhooks.localize.attention import rare_token_attention
 from memhooks.localize.attention_rows import attention_of
 from memhooks.localize.rare_token_heads import rare_token_heads
+from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.paragraphs.splits import clusters
 from memhooks.report.attention_plots import (
     plot_attention_by_rank,
     plot_attention_of,
@@ -13,6 +15,7 @@ from memhooks.report.attention_plots import (
     plot_heads,
     plot_rare_token_attention,
 )
+from memhooks.report.theme import COLOURS, colour_of
 
 COUNTS = torch.randint(1, 1000, (101,), generator=torch.Generator().manual_seed(9))
 
@@ -84,6 +87,24 @@ def test_bars_are_the_strongest_heads_of_the_first_result_with_intervals(results
     assert len(plot_heads(results).data[0].x) == 12
 
 
+def test_near_duplicates_count_once_in_the_bars_intervals(model, paragraphs):
+    copies = Paragraphs(paragraphs.tokens[[0, 0, 0, 1, 2, 3]], 12)
+    result = {"memorized": rare_token_attention(model, copies, COUNTS, seed=0, n_shuffles=1)}
+    bar = plot_heads(result, sets={"memorized": copies, "control": paragraphs}).data[0]
+    table = rare_token_heads(result["memorized"], seed=0, clusters=clusters(copies)).sel(row=list(bar.x))
+    np.testing.assert_allclose(bar.y + bar.error_y.array, table["spearman_high"])
+    assert not np.allclose(bar.error_y.array, plot_heads(result).data[0].error_y.array)
+    with pytest.raises(InputError, match="clusters must name 6 paragraphs, got 2"):
+        plot_heads(result, sets={"memorized": copies.select([0, 3])})
+
+
+def test_conditions_are_named_and_coloured_by_the_theme(results):
+    drawing = plot_heads(results | {"own <counts> of_mine": results["control"]})
+    assert [one.name for one in drawing.data] == ["memorized (A)", "never seen (C)", "own &lt;counts&gt; of mine"]
+    assert drawing.data[2].marker.color == colour_of("own <counts> of_mine", 2)
+    assert drawing.data[2].marker.color not in COLOURS.values()
+
+
 def test_the_view_of_a_paragraph_has_unique_escaped_tokens_and_gaps_for_unseen_keys(model, paragraphs):
     view = attention_of(model, paragraphs.select([0]))
     tokens = ["<b>"] * 24
@@ -94,7 +115,9 @@ def test_the_view_of_a_paragraph_has_unique_escaped_tokens_and_gaps_for_unseen_k
     assert list(heads.data[0].y) == ["H0", "H1", "H2", "H3"]
     assert list(layers.data[0].y) == ["L0", "L1 local", "L2", "L3 local"]
     assert len(set(heads.data[0].x)) == 12
-    assert list(heads.data[0].x)[3] == "&#x27;&lt;b&gt;&#x27; 3"
+    assert list(heads.data[0].x)[3] == "'&lt;b&gt;' 3"
+    quoted = plot_attention_of(view, ["\"a\" & 'b'"] * 24, layer=1).data[0].x[0]
+    assert quoted == "'\"a\" &amp; \\'b\\'' 0"
 
 
 def test_what_cannot_be_drawn_is_refused(model, paragraphs, results):
