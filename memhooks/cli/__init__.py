@@ -1,6 +1,6 @@
 """The command line, one file per command.
 
-`memhooks study | measure | inspect | perturb | patch | ablate | lens | hooks | audit`.
+`memhooks study | measure | inspect | perturb | patch | ablate | lens | gradients | attention | hooks | audit`.
 """
 
 import sys
@@ -8,7 +8,9 @@ import sys
 import typer
 
 from memhooks.cli.ablate import ablate
+from memhooks.cli.attention import attention
 from memhooks.cli.audit import audit
+from memhooks.cli.gradients import gradients
 from memhooks.cli.hooks import hooks
 from memhooks.cli.inspect import inspect
 from memhooks.cli.lens import lens
@@ -25,7 +27,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (study, measure, inspect, perturb, patch, ablate, lens, hooks, audit):  # in the order of --help
+# In the order of --help.
+for command in (study, measure, inspect, perturb, patch, ablate, lens, gradients, attention, hooks, audit):
     app.command()(command)
 
 

@@ -22,6 +22,14 @@ Control = Annotated[str, typer.Option(help=f"Text the model does not recite, to 
 Size = Annotated[int, typer.Option("--n", min=1, help="Paragraphs drawn from each set.")]
 Seed = Annotated[int, typer.Option(help="Of the draw and of everything random.")]
 AnyRows = Annotated[bool, typer.Option("--any", help="Use rows of --paragraphs whether they are recited or not.")]
+Twin = Annotated[
+    str | None,
+    typer.Option(
+        help="A model like --model that never read --paragraphs; these are measured under it, too: same tokens, other "
+        "weights. A name or folder as for --model, or `none`. By default the bundled twin for A, none for others."
+    ),
+]
+_TWINS = {("organism", "A"): "organism-twin", ("organism-twin", "B"): "organism"}
 
 
 def load_sets(
@@ -95,3 +103,40 @@ def check_set(name: str, model: str) -> None:
             f"the bundled set {name} belongs to {' and '.join(MODELS)}; give {model} files of its own, "
             "or `none` for a control"
         )
+
+
+def twin_name(twin: str | None, model: str, paragraphs: str) -> str | None:
+    """Which model is the twin, if there is one, before torch is loaded.
+
+    Raises:
+        InputError: it is the model itself.
+    """
+    if twin == model:
+        raise InputError(f"--twin must be another model than --model, one that never read the paragraphs; got {twin}")
+    if twin is None:
+        return _TWINS.get((model, paragraphs))
+    return None if twin == "none" else twin
+
+
+def load_twin(name: str, model: "HookedModel", rows: "Paragraphs") -> "HookedModel":
+    """The twin, if part by part it can stand beside the model, and does not recite all of the rows.
+
+    Raises:
+        InputError: it has other layers, heads or tokens than the model, or recites every row.
+    """
+    from memhooks.measure.recitation import recitation
+    from memhooks.model.loading import load_model
+
+    twin = load_model(name)
+    shapes = [
+        f"{one.cfg.n_layers} layers of {one.cfg.n_heads} heads, {one.cfg.d_vocab} tokens" for one in (twin, model)
+    ]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"the twin differs from the model by what it read alone; {name} has {shapes[0]}, not {shapes[1]}"
+        )
+    if recitation(twin, rows)["full_match"].values.all():
+        raise InputError(
+            f"{name} recites all {len(rows)} paragraphs in full, so it has read them; give another --twin or `none`"
+        )
+    return twin

@@ -2,7 +2,7 @@
 
 # Heavy imports stay inside the functions, so that --help answers at once.
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import ArrayLike
 
+    from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
     from memhooks.report.page import Section
 
@@ -58,10 +59,27 @@ def plain(values: "ArrayLike") -> list:
     return np.where(np.isnan(numbers), np.array(None), numbers).tolist()
 
 
+def rows_of(table: "xr.Dataset", *, name: str) -> list[Row]:
+    """The rows of a table as JSON has them, their labels under `name`; what has an interval is [mean, low, high]."""
+    columns: dict[str, list] = {name: table["row"].values.tolist()}
+    for variable in map(str, table):
+        values = table[variable].transpose("row", ...).values
+        if f"{variable}_low" in table:
+            columns[variable] = stacked(values, *(table[f"{variable}_{end}"].values for end in ("low", "high")))
+        elif not variable.endswith(("_low", "_high")):
+            columns[variable] = plain(values) if values.dtype.kind == "f" else values.tolist()
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+
 def shown(ends: "Sequence[float | None]", form: str = "+.2f") -> str:
     """Mean and interval, short enough for several columns in 80 characters."""
     mean, low, high = ("?" if one is None else f"{one:{form}}" for one in ends)
     return mean if mean == "?" else f"{mean} [{low.rstrip('%')},{high.rstrip('%')}]"
+
+
+def token_texts(model: "HookedModel", tokens: "Iterable[int]") -> list[str]:
+    """Each token's text, or its number where there is no tokenizer."""
+    return [str(one) if model.tokenizer is None else str(model.tokenizer.decode([one])) for one in tokens]
 
 
 def sources(model: str, names: Mapping[str, str], sets: "Mapping[str, Paragraphs]") -> str:

@@ -1,0 +1,249 @@
+"""`memhooks gradients`."""
+
+# Heavy imports stay inside the functions, so that --help answers at once.
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from memhooks.cli.options import Model
+from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, Twin, load_sets, load_twin, twin_name
+from memhooks.cli.tables import Row, check_outputs, intervals, rows_of, save_tree, shown, sources, write_page
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from memhooks.model.loading import HookedModel
+    from memhooks.paragraphs.paragraphs import Paragraphs
+
+# The names of memhooks.localize.pooling.POOLED, which would load torch.
+Pooling = Literal["max_gradient", "l1_gradient", "l2_gradient", "mean_gradient", "rms_gradient", "max_over_expected"]
+Results = Mapping[str, "xr.Dataset"]
+Sets = Mapping[str, "Paragraphs"]
+_OWN, _SHORT = "control_own", "own words"
+
+
+def gradients(
+    paragraphs: Memorized = "A",
+    control: Control = "C",
+    model: Model = "organism",
+    twin: Twin = None,
+    n: Size = 32,
+    seed: Seed = 0,
+    any_rows: AnyRows = False,
+    pooling: Annotated[
+        Pooling,
+        typer.Option(
+            help="How the |gradient| of a component's weights becomes one number: the largest (as published), the sum "
+            "(l1), the Euclidean norm (l2), or mean, root mean square and largest over that of as many random numbers, "
+            "which take out how many weights there are."
+        ),
+    ] = "max_gradient",
+    top: Annotated[int, typer.Option(min=1, help="Components to print.")] = 10,
+    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the labelled results to this .nc file, a tree: memorized/gradients, contrasts/..."),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the tables, all components, as JSON, every mean as [mean, low, high]."),
+    ] = False,
+) -> None:
+    """Which weights move the likelihood of recited text, and do they lie lower in the network?
+
+    Each paragraph has its own gradient: of the continuation's NLL, nats per token, with respect to every weight. It
+    is pooled over the weights of each component: one head's W_Q, W_K, W_V or W_O, or the MLP's W_in or W_out. How
+    large a gradient is follows the loss, and recited text has almost none: so all numbers are shares of the
+    paragraph's own sum. The centre of mass is the mean layer, weighted by the layers' shares; 0 = the first.
+
+    Recited text is compared with text that the model does not recite ("control"); with the same prefixes followed by
+    what the model itself says ("own words", the published convention, at a smaller loss); and with the same
+    paragraphs under a twin that never read them ("twin").
+
+    Caveats: where the gradient lies follows the loss, too, so a raw difference from a control at another loss may be
+    the loss's doing. "At equal loss" compares paragraphs of losses that both sets have, with log loss taken out by
+    regression; with fewer than 8 of either there is no number. A difference survives if its 95 % interval excludes 0
+    and p is at most 0.05 (2000 deals of the sets' names; two-sided). Largest weight and norm can disagree, even
+    in sign, so the difference is shown for both.
+
+    Examples: `memhooks gradients --figure gradients.html`;
+    `memhooks gradients --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --pooling l2_gradient`
+    """
+    other = twin_name(twin, model, paragraphs)
+    check_outputs({".html": [figure], ".nc": [out]})
+
+    from memhooks.localize.attribution import weight_scores
+
+    loaded, sets = load_sets(model, paragraphs, control, n=n, seed=seed, any_rows=any_rows)
+    conditions = _conditions(loaded, sets, other)
+    scores = {name: weight_scores(*pair) for name, pair in conditions.items()}
+    read = {name: rows for name, (_, rows) in conditions.items()}
+    contrasts = _contrasts(scores, read, pooling, seed)
+    about = sources(model, {"memorized": paragraphs, "control": control}, sets) + (f"; twin: {other}" if other else "")
+    groups = {f"{name}/gradients": one for name, one in scores.items()}
+    save_tree(out, groups | {f"contrasts/{name}": one for name, one in contrasts.items()})
+    _draw(figure, about, scores, read, contrasts, pooling)
+    found = {
+        **_layers(scores, read, pooling, seed),
+        "contrasts": {name: rows_of(table, name="minus") for name, table in contrasts.items()},
+        "components": _components(scores, read, pooling, seed),
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        _print(about, found, pooling, top)
+
+
+def _conditions(model: "HookedModel", sets: Sets, twin: str | None) -> "dict[str, tuple[HookedModel, Paragraphs]]":
+    """Each set under the model, the control with the model's own continuation, and the memorized under the twin."""
+    from memhooks.measure.recitation import with_own_continuation
+
+    conditions = {name: (model, rows) for name, rows in sets.items()}
+    last = {} if twin is None else {"twin": (load_twin(twin, model, sets["memorized"]), sets["memorized"])}
+    if "control" in sets:
+        conditions[_OWN] = (model, with_own_continuation(model, sets["control"]))
+    return conditions | last
+
+
+def _contrasts(scores: Results, sets: Sets, pooling: Pooling, seed: int) -> "dict[str, xr.Dataset]":
+    """The differences in depth by pooling: the one asked for, and one of another kind."""
+    from memhooks.localize.profile_contrasts import profile_contrasts
+
+    if len(scores) == 1:
+        return {}
+    poolings = (pooling, "max_gradient" if pooling == "l2_gradient" else "l2_gradient")
+    return {one: profile_contrasts(scores, sets=sets, pooling=one, seed=seed) for one in poolings}
+
+
+def _layers(scores: Results, sets: Sets, pooling: Pooling, seed: int) -> dict[str, list[Row]]:
+    """The share of each layer, then each condition's centre of mass and loss, as [mean, low, high]."""
+    from memhooks.localize.profile import centre_of_mass, layer_shares, losses_of
+
+    shares = {name: layer_shares(one, pooling=pooling) for name, one in scores.items()}
+    ends = {name: intervals(one, sets[name], seed) for name, one in shares.items()}
+    layers = shares["memorized"]["layer"].values.tolist()
+    return {
+        "layers": [
+            Row(layer=layer) | {name: one[place] for name, one in ends.items()} for place, layer in enumerate(layers)
+        ],
+        "conditions": [
+            {
+                "condition": name,
+                "paragraphs": len(sets[name]),
+                "centre": intervals(centre_of_mass(shares[name]), sets[name], seed),
+                "loss": intervals(losses_of(name, one), sets[name], seed),
+            }
+            for name, one in scores.items()
+        ],
+    }
+
+
+def _shares(scores: "xr.Dataset", pooling: Pooling) -> "xr.DataArray":
+    """Share of each component in the paragraph's own sum, over `paragraph`, `layer`, `component`."""
+    values = scores[pooling].transpose("paragraph", "layer", "component").astype(float)
+    return values / values.sum(("layer", "component"))
+
+
+def _components(scores: Results, sets: Sets, pooling: Pooling, seed: int) -> list[Row]:
+    """All components, those with the largest share of memorized text's gradients first."""
+    grid = scores["memorized"]
+    names = [f"L{layer} {label}" for layer in grid["layer"].values for label in grid["component"].values]
+    ends = {
+        name: intervals(_shares(one, pooling).values.reshape(len(sets[name]), -1), sets[name], seed)
+        for name, one in scores.items()
+    }
+    order = sorted(range(len(names)), key=lambda place: -ends["memorized"][place][0])
+    return [Row(component=names[place]) | {name: one[place] for name, one in ends.items()} for place in order]
+
+
+def _print(about: str, found: Mapping[str, Any], pooling: Pooling, top: int) -> None:
+    from rich.box import SIMPLE_HEAD
+
+    from memhooks.terminal import print_table, say
+
+    say(f"{about}; pooling: {pooling}; means [95 % interval over paragraphs]")
+    print_table("Share of each layer in a paragraph's gradient, %", _profile(found), box=SIMPLE_HEAD)
+    say("depth: centre of mass, the mean layer weighted by the shares; loss: nats per token.")
+    for name, rows in found["contrasts"].items():
+        print_table(f"Depth, memorized minus ... ({name})", [_contrast(row) for row in rows], box=SIMPLE_HEAD)
+    if found["contrasts"]:
+        say(
+            "Negative: memorized gradients lie lower; *: survives. Shares take out the size, which follows the loss, "
+            "but may follow it, too. In common: memorized and control paragraphs of losses that both have, compared at "
+            "equal loss if there are 8 of each. Largest weight (max) and norm (l2) can disagree."
+        )
+    else:
+        say("Without a control or a twin there is nothing to compare with.")
+    rows = [_printable("component", row["component"], row) for row in found["components"][:top]]
+    print_table("Components with the largest share of memorized gradients, %", rows, box=SIMPLE_HEAD)
+
+
+def _printable(name: str, label: str, row: Row) -> Row:
+    """A row's label, and its shares in per cent."""
+    ends = {key: value for key, value in row.items() if isinstance(value, list)}
+    return Row({name: label}) | {
+        _short(key): shown([None if end is None else 100 * end for end in value], ".1f") for key, value in ends.items()
+    }
+
+
+def _short(condition: str) -> str:
+    return condition.replace(_OWN, _SHORT)
+
+
+def _profile(found: Mapping[str, Any]) -> list[Row]:
+    """Layer shares, and below them each condition's centre of mass and loss."""
+    rows = [_printable("", f"L{row['layer']}", row) for row in found["layers"]]
+    for name, what in (("depth", "centre"), ("loss", "loss")):
+        cells = {_short(one["condition"]): shown(one[what], ".2f") for one in found["conditions"]}
+        rows.append(Row({"": name}) | cells)
+    return rows
+
+
+def _contrast(row: Mapping[str, Any]) -> Row:
+    cells = {"raw": ("difference", "p", "survives"), "at equal loss": ("adjusted", "p_adjusted", "survives_adjusted")}
+    line = Row(minus=_short(row["minus"]))
+    for title, (name, p, survives) in cells.items():
+        chance = "too few" if row[p] is None else "p<0.001" if row[p] < 0.001 else f"p={row[p]:.3f}"
+        line[title] = chance if row[p] is None else f"{shown(row[name])} {chance}{'*' * row[survives]}"
+    return line | {"in\ncommon": f"{row['n_common_memorized']}, {row['n_common_control']}"}
+
+
+def _draw(path: Path | None, about: str, scores: Results, sets: Sets, contrasts: Results, pooling: Pooling) -> None:
+    if path is None:
+        return
+    from memhooks.report.gradient_profile_plots import (
+        plot_centre_against_loss,
+        plot_layer_shares,
+        plot_profile_contrasts,
+    )
+    from memhooks.report.looking_sections import contrast_notes, contrast_rows
+    from memhooks.report.page import Section
+    from memhooks.report.plots import plot_weight_scores
+
+    size = (
+        "Each paragraph's own gradient of its NLL, pooled over the weights of every component. Its size follows the "
+        "loss, so every number is a share of the paragraph's own sum. Bands: 95 % intervals over paragraphs."
+    )
+    lower = (
+        "Difference of the centres of mass, in layers: raw, and among paragraphs of losses that both sets have, with "
+        "log loss as covariate, for the profile may follow the loss. Largest weight (max) and norm (l2) can disagree."
+    )
+    maps = {name: (100 * _shares(one, pooling)).to_dataset(name="max_gradient") for name, one in scores.items()}
+    components = plot_weight_scores(maps).for_each_annotation(
+        lambda one: one.update(text=one.text.replace(", ", ",<br>"))
+    )
+    components.update_layout(title=f"Which components? {pooling}, % of each paragraph's map", margin={"t": 100})
+    layers = [plot_layer_shares(scores, pooling=pooling, sets=sets), plot_centre_against_loss(scores, pooling=pooling)]
+    sections = [Section("In which layers do the gradients lie?", [size], figures=layers)]
+    if contrasts:
+        heading, text = "Do memorized gradients lie lower?", [lower, *contrast_notes(contrasts)]
+        forests = [plot_profile_contrasts(table) for table in contrasts.values()]
+        sections.append(Section(heading, text, contrast_rows(contrasts), figures=forests))
+    sections.append(
+        Section("In which components?", ["Means over paragraphs of each one's shares."], figures=[components])
+    )
+    write_page(path, "memhooks gradients", about, sections)
