@@ -21,6 +21,7 @@ from memhooks.localize.memorization_head import memorization_head
 from memhooks.localize.published_statistic import published_statistic
 from memhooks.localize.rare_token_heads import MEANS, rare_token_heads
 from memhooks.localize.specificity import specificity
+from memhooks.measure.recitation import with_own_continuation
 from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
@@ -109,8 +110,10 @@ def _judged(
         chosen = found.table.sel(row=list(found.candidates))
         heads = list(zip(chosen["layer"].values.tolist(), chosen["head"].values.tolist(), strict=True))
         model = conditions["memorized"][0]
+        # What the model says itself is at a loss between those of the other two.
+        ablated = sets | {"control_own": with_own_continuation(model, sets["control"])}
         worth = specificity(
-            {name: ablate_each(model, rows, heads=heads) for name, rows in sets.items()}, sets=sets, seed=seed
+            {name: ablate_each(model, rows, heads=heads) for name, rows in ablated.items()}, sets=ablated, seed=seed
         )
         found = memorization_head(probed, worth=worth, seed=seed, sets=sets)
     return found.table.assign_attrs(verdict=found.verdict), worth

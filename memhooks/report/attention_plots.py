@@ -47,7 +47,7 @@ def plot_rare_token_attention(results: Results, variable: str = "spearman", *, q
             drawing, maps[name], found[name], column, unit=_WORDS[variable], zmin=-bound, zmax=bound, colorscale="RdBu"
         )
     return drawing.update_layout(
-        title=f"Which heads look at rare tokens? Attention {_from(found)} against corpus counts (negative = rare)"
+        title=f"Which heads look at rare tokens? Attention {_from(found)}; negative = rare tokens"
     )
 
 
