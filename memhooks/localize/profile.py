@@ -7,7 +7,7 @@
 The profile may go with the loss, too: memhooks.localize.profile_contrasts compares sets with that in mind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -101,6 +101,40 @@ def losses_of(name: str, scores: xr.Dataset) -> Float[np.ndarray, " paragraph"]:
         where = named(scores["paragraph"].values[lost])
         raise InputError(f"the loss of {name} is NaN or infinite for paragraph {where}; leave these out")
     return loss
+
+
+def check_comparable(results: Mapping[str, xr.Dataset], *, to: str, paired: Collection[str]) -> None:
+    """Check that all results are scores of the same kind, those in `paired` of the same paragraphs.
+
+    Raises:
+        InputError: scores of another objective or of weights times gradients beside those without, another model's
+            that are not paired, a paired name other than "twin" without a result, or paired ones of other paragraphs.
+    """
+    if absent := sorted(set(paired) - set(results) - {"twin"}):
+        raise InputError(f"paired names {', '.join(absent)}, of which there are no scores; got {', '.join(results)}")
+    first = results[to]
+    for name, one in results.items():
+        for key in ("objective", "times_weight"):
+            if one.attrs.get(key) != first.attrs.get(key):
+                raise InputError(
+                    f"{name!r} and {to!r} must be scores of the same {key}, got {one.attrs.get(key)!r} and "
+                    f"{first.attrs.get(key)!r}; compute both alike"
+                )
+        if name not in paired and one.attrs.get("model_hash") != first.attrs.get("model_hash"):
+            raise InputError(
+                f"{name!r} and {to!r} are scores of different models, so a difference would not be one of text; "
+                "name it in `paired` if it is the same paragraphs under another model"
+            )
+        if name in paired and ids_of(one) != ids_of(first):
+            raise InputError(
+                f"{name!r} is paired with {to!r}, so both must hold the same paragraphs in the same order; "
+                "leave it out of `paired` to compare two independent sets"
+            )
+
+
+def ids_of(scores: xr.Dataset) -> tuple[str, ...]:
+    """The paragraphs' ids."""
+    return tuple(map(str, scores["paragraph"].values))
 
 
 def about(scores: xr.Dataset) -> dict[str, object]:

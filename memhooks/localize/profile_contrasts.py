@@ -2,7 +2,8 @@
 
 1. Each paragraph's gradients become shares of layers, and these a centre of mass.
 2. Raw: the mean centre of memorized paragraphs minus that of each control, with interval and permutation test.
-3. Adjusted: the same with the loss as covariate, for memorized text has almost none, and the profile goes with it.
+3. Adjusted: the same among paragraphs of losses that both sets have, with the logarithm of the loss as covariate,
+   for memorized text has almost no loss, and the profile goes with it.
 4. Matched: `nll_matched` picks pairs of paragraphs of equal loss; the raw difference of these needs no adjustment.
 
 The tests count every cluster of near-duplicates once. Each layer's share is held against the largest
@@ -18,7 +19,8 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from memhooks.errors import InputError
-from memhooks.localize.profile import about, centre_of_mass, layer_shares, losses_of, named
+from memhooks.localize.common_losses import check_nearest, in_both_ranges, overlap
+from memhooks.localize.profile import about, centre_of_mass, check_comparable, ids_of, layer_shares, losses_of, named
 from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean
 from memhooks.measure.membership import adjusted_difference, membership_p
 from memhooks.model.labelled import Variable, labelled
@@ -29,6 +31,12 @@ from memhooks.paragraphs.splits import clusters
 CALIPER = 0.2
 """Greatest difference in loss of a matched pair, in standard deviations (Austin, 2011, doi:10.1002/pst.433)."""
 
+MIN_COMMON = 8
+"""Clusters that each set needs among the losses both have; with fewer nothing is adjusted."""
+
+LEAST_LOSS = 1e-3
+"""Nats added to each loss before its logarithm is taken: recited text may have a loss of 0."""
+
 _LARGEST_P = 0.05
 _NO_INTERVAL = (np.array(np.nan),) * 3
 _UNITS = {
@@ -38,6 +46,10 @@ _UNITS = {
     "nll_memorized": "mean loss, nats per token",
     "nll_control": "mean loss, nats per token",
     "overlap": "share of paragraphs whose loss lies in the range of both sets; 0 = the ranges do not meet",
+    "n_memorized": "clusters of near-duplicates, or paragraphs where these are not known",
+    "n_control": "clusters of near-duplicates, or paragraphs where these are not known",
+    "n_common_memorized": "clusters with a loss that both sets have; 0 = none, nothing can be adjusted",
+    "n_common_control": "clusters with a loss that both sets have; 0 = none, nothing can be adjusted",
     "adjusted": "layers, memorized minus control at equal loss; 0 = same, negative = memorized lower in the network",
     "p_adjusted": "share of deals at least as far from 0",
     "survives_adjusted": "the interval excludes 0 and p is at most 0.05",
@@ -68,13 +80,14 @@ def profile_contrasts(
     """How much lower in the network the gradients of memorized paragraphs lie than those of each control.
 
     The adjusted difference is the membership coefficient of a linear regression of the centre of mass on set and
-    loss, with one slope for both sets. With an `overlap` near 0 it extrapolates from the losses of one set to those
-    of the other and rests on the straight line alone: do not trust it there. With no overlap it is NaN.
+    log(loss + `LEAST_LOSS`), with one slope for both sets; of pairs, that of their differences. Only paragraphs take
+    part whose loss lies in the range of both sets; a set's outermost 5 % at either end do not widen its range, so that
+    one outlier does not make losses common. With fewer than `MIN_COMMON` clusters of either set it is NaN.
 
     Args:
         results: of `weight_scores`, by set.
         sets: the paragraphs of each result; clusters of near-duplicates among them then count once.
-        paired: which controls are the memorized paragraphs under another model; names without a result are ignored.
+        paired: which controls are the memorized paragraphs under another model; "twin" may be missing.
         memorized: which of the results is of memorized text; all others are controls.
         pooling: how each component was pooled.
         seed: of the bootstrap and of the deals.
@@ -84,20 +97,23 @@ def profile_contrasts(
         Dataset over `row` (the controls): `difference` of the mean centres of mass, memorized minus control, with
         `_low` and `_high` (95 % interval) and `p`; `nll_memorized`, `nll_control` (mean losses) and their `overlap`;
         `adjusted` with `_low`, `_high` and `p_adjusted`; `survives` and `survives_adjusted` (the interval excludes
-        0 and p is at most 0.05); `paired`. Over `row` and `layer`: `share_difference` with `_low` and `_high` (of
-        this layer alone) and `p_layer` (against the largest difference of all layers). All p are two-sided.
+        0 and p is at most 0.05); `paired`; the clusters of each set (`n_memorized`, `n_control`) and those among
+        losses that both have (`n_common_memorized`, `n_common_control`). Over `row` and `layer`: `share_difference`
+        with `_low` and `_high` (of this layer alone) and `p_layer` (against the largest difference of all layers).
+        All p are two-sided.
 
     Raises:
-        InputError: the memorized set or every control is missing, scores without a finite loss or of other layers,
-            `sets` are not theirs, a paired control is of other paragraphs, fewer deals than one, or
-            scores that `layer_shares` refuses.
+        InputError: the memorized set or every control is missing, scores without a finite loss, of other layers, of
+            another objective or (unless paired) another model, `sets` are not theirs, a paired control is missing or
+            of other paragraphs, fewer deals than one, or scores that `layer_shares` refuses.
     """
+    pairs = {paired} if isinstance(paired, str) else set(paired)
     _check(results, sets, memorized, n_dealt)
-    _check_pairs(results, paired, memorized)
+    check_comparable(results, to=memorized, paired=pairs)
     found = {name: _set(name, one, pooling, sets) for name, one in results.items()}
     controls = [name for name in results if name != memorized]
     contrasts = [
-        _contrast(found[memorized], found[name], paired=name in paired, seed=seed, n_dealt=n_dealt) for name in controls
+        _contrast(found[memorized], found[name], paired=name in pairs, seed=seed, n_dealt=n_dealt) for name in controls
     ]
     labels = {"row": controls, "layer": results[memorized]["layer"].values.tolist()}
     columns = {}
@@ -129,11 +145,13 @@ def nll_matched(
         The scores of either set's matched paragraphs, pair by pair, and the pairs.
 
     Raises:
-        InputError: ids that are missing or not unique, scores without a finite loss, no pair within the
-            caliper, or sets that `matched_pairs` refuses.
+        NoEqualLossError: no pair lies within the caliper.
+        InputError: ids that are missing or not unique, scores without a finite loss, or sets that `matched_pairs`
+            refuses.
     """
     ours, theirs = _by_id("the first set", one, one_rows), _by_id("the second set", other, other_rows)
     losses = (losses_of("the first set", ours), losses_of("the second set", theirs))
+    check_nearest(*losses, caliper)
     pairs = matched_pairs(one_rows, other_rows, on={"loss": losses}, caliper=caliper)
     return _by_id("the first set", ours, pairs.one), _by_id("the second set", theirs, pairs.other), pairs
 
@@ -149,17 +167,8 @@ def _check(
     for name, one in results.items():
         if one["layer"].values.tolist() != layers:
             raise InputError(f"{name!r} and {memorized!r} must be scores of the same layers")
-        if sets is not None and (name not in sets or sets[name].ids != _ids(one)):
+        if sets is not None and (name not in sets or sets[name].ids != ids_of(one)):
             raise InputError(f"sets must hold the {one.sizes['paragraph']} paragraphs of {name!r}, in their order")
-
-
-def _check_pairs(results: Mapping[str, xr.Dataset], paired: Collection[str], memorized: str) -> None:
-    for name in results:
-        if name in paired and _ids(results[name]) != _ids(results[memorized]):
-            raise InputError(
-                f"{name!r} is paired with {memorized!r}, so both must hold the same paragraphs in the same order; "
-                "leave it out of `paired` to compare two independent sets"
-            )
 
 
 def _set(name: str, scores: xr.Dataset, pooling: str, sets: Mapping[str, Paragraphs] | None) -> _Set:
@@ -179,18 +188,26 @@ def _contrast(mine: _Set, theirs: _Set, *, paired: bool, seed: int, n_dealt: int
     else:
         ends = bootstrap_difference(mine.profile, theirs.profile, seed=seed, clusters=label)
     test = partial(membership_p, clusters=label, paired=paired, seed=seed, n_dealt=n_dealt)
-    losses, centres = (mine.loss, theirs.loss), (mine.profile[:, :1], theirs.profile[:, :1])
-    overlap = _overlap(*losses)
+    centres, losses = (mine.profile[:, :1], theirs.profile[:, :1]), (mine.loss, theirs.loss)
+    common = in_both_ranges(*losses, paired=paired)
+    n_common = [len(np.unique(own[chosen])) for own, chosen in zip(label, common, strict=True)]
     adjusted, p_adjusted = _NO_INTERVAL, np.nan
-    if overlap > 0:
-        flat = (one[:, 0] for one in centres)
-        adjusted = adjusted_difference(*flat, covariate=losses, clusters=label, paired=paired, seed=seed)
-        p_adjusted = test(*centres, covariate=losses)[0]
+    if min(n_common) >= MIN_COMMON:
+        y, x, own = (
+            [one[chosen] for one, chosen in zip(both, common, strict=True)] for both in (centres, losses, label)
+        )
+        how = {"covariate": tuple(np.log(one + LEAST_LOSS) for one in x), "clusters": tuple(own), "paired": paired}
+        adjusted = adjusted_difference(*(one[:, 0] for one in y), **how, seed=seed)
+        p_adjusted = membership_p(*y, **how, seed=seed, n_dealt=n_dealt)[0]
     return {
         **_judged("difference", [end[0] for end in ends], "p", test(*centres)[0], "survives"),
         "nll_memorized": mine.loss.mean(),
         "nll_control": theirs.loss.mean(),
-        "overlap": overlap,
+        "overlap": overlap(*losses),
+        "n_memorized": len(np.unique(label[0])),
+        "n_control": len(np.unique(label[1])),
+        "n_common_memorized": n_common[0],
+        "n_common_control": n_common[1],
         **_judged("adjusted", adjusted, "p_adjusted", p_adjusted, "survives_adjusted"),
         "paired": paired,
         **_interval("share_difference", [end[1:] for end in ends]),
@@ -206,12 +223,6 @@ def _interval(name: str, ends: Sequence) -> dict[str, np.ndarray | float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
-def _overlap(one: Float[np.ndarray, " paragraph"], other: Float[np.ndarray, " other"]) -> float:
-    low, high = max(one.min(), other.min()), min(one.max(), other.max())
-    both = np.concatenate([one, other])
-    return float(((both >= low) & (both <= high)).mean())
-
-
 def _unit(name: str) -> str:
     unit = _UNITS.get(name) or _UNITS[name.removesuffix("_low").removesuffix("_high")]
     end = {"_low": "; lower end of the 95 % interval", "_high": "; upper end"}
@@ -219,7 +230,7 @@ def _unit(name: str) -> str:
 
 
 def _by_id(name: str, scores: xr.Dataset, rows: Paragraphs) -> xr.Dataset:
-    ids = _ids(scores)
+    ids = ids_of(scores)
     if any(len(set(each)) < len(each) for each in (ids, rows.ids)) or not set(rows.ids) <= set(ids):
         raise InputError(
             f"the scores and paragraphs of {name} are matched by ids, which must be unique in both, and each "
@@ -227,7 +238,3 @@ def _by_id(name: str, scores: xr.Dataset, rows: Paragraphs) -> xr.Dataset:
         )
     place = {one: number for number, one in enumerate(ids)}
     return scores.isel(paragraph=[place[one] for one in rows.ids])
-
-
-def _ids(scores: xr.Dataset) -> tuple[str, ...]:
-    return tuple(map(str, scores["paragraph"].values))

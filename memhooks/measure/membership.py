@@ -3,16 +3,20 @@
 1. The membership coefficient of a linear regression on set and covariate, with one slope for both sets, is the
    difference of the means at equal covariate.
 2. Its interval refits the regression to sets whose clusters of near-duplicates are drawn anew.
-3. Its test deals anew what the covariate alone leaves unexplained (Freedman and Lane, 1983); without a covariate
-   this is the permutation test of the difference of means. Every cluster counts once, by its mean.
+3. Its test deals anew what the covariate alone leaves unexplained (Freedman and Lane, 1983), and holds the
+   coefficient against its own standard error in every deal: so sets of unequal size and spread do not pass for
+   different (Janssen, 1997; DiCiccio and Romano, 2017). Without a covariate this is the permutation test of
+   Welch's t. Every cluster counts once, by its mean.
 
-Paired sets are the same paragraphs measured twice: both are drawn together, and dealing swaps within pairs.
+Paired sets are the same paragraphs measured twice: the regression is one of their differences on the differences in
+the covariate, pairs are drawn together, and dealing swaps within pairs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.linalg import orth
 
 from memhooks.errors import InputError
 from memhooks.measure.intervals import Interval, interval_ends
@@ -25,6 +29,9 @@ N_DEALT = 2000
 
 _SAME = 1e-9
 """Statistics of two deals closer than this, relative to their spread, are equal but for rounding."""
+
+_NOTHING = 1e-12
+"""Spreads below this share of the values themselves are rounding."""
 
 
 def adjusted_difference(
@@ -46,6 +53,8 @@ def adjusted_difference(
         InputError: paired sets whose paragraphs are not in the same clusters.
     """
     _check(clusters, paired=paired)
+    if paired:
+        (one, other), covariate = _halves(one, other), _halves(*covariate)
     middle = [np.concatenate(both).mean() for both in (covariate, (one, other))]  # centred: squares keep their digits
     sums = [
         _cluster_sums(_terms(x - middle[0], y - middle[1]), label)
@@ -69,25 +78,47 @@ def membership_p(
 ) -> Float[np.ndarray, " column"]:
     """Two-sided p of each column's difference, as a share of deals from 1 / (1 + n_dealt) to 1.
 
-    With several columns each is held against the largest difference of all, in units of its own spread (Westfall
-    and Young, 1993): the best of many does not pass for special.
+    With several columns each is held against the largest difference of all, in units of its own standard error
+    (Westfall and Young, 1993): the best of many does not pass for special.
 
     Raises:
         InputError: paired sets whose paragraphs are not in the same clusters.
     """
     _check(clusters, paired=paired)
     first, second = (cluster_means(*each) for each in zip((one, other), clusters, strict=True))
-    known = np.ones((len(first) + len(second), 1))
-    if covariate is not None:
-        means = [cluster_means(*each) for each in zip(covariate, clusters, strict=True)]
-        known = np.column_stack([known, np.concatenate(means)])
-    left = _unexplained(np.concatenate([first, second]), known)
-    apart = left[: len(first)] - left[len(first) :] if paired else left
-    spread = np.sqrt((apart**2).mean(0))  # the same for every deal
-    left /= np.where(spread > _SAME, spread, 1.0)
-    own = _unexplained(np.repeat([1.0, 0.0], [len(first), len(second)]), known)
-    deals = _deals(len(first), len(second), seed=seed, n=n_dealt, paired=paired)
-    return _of_the_largest(np.abs(own @ left), (np.abs(own @ left[order]) for order in deals))
+    given = () if covariate is None else (cluster_means(*each) for each in zip(covariate, clusters, strict=True))
+    if paired:
+        values, member, known = first - second, np.ones(len(first)), np.empty((len(first), 0))
+    else:
+        values, member = np.concatenate([first, second]), np.repeat([1.0, 0.0], [len(first), len(second)])
+        known = np.ones((len(member), 1))
+    if len(x := tuple(given)):
+        known = np.column_stack([known, x[0] - x[1] if paired else np.concatenate(x)])
+    left, own = _unexplained(values, known), _unexplained(member, known)
+    spread = np.sqrt((left**2).mean(0))  # the same for every deal
+    size = np.maximum(np.abs(first).max(0), np.abs(second).max(0))
+    left = np.divide(left, spread, out=np.zeros_like(left), where=spread > _NOTHING * size)
+    t = _in_standard_errors(own, known)
+    return _of_the_largest(t(left), map(t, _deals(left, seed=seed, n=n_dealt, paired=paired)), slack=_SAME)
+
+
+def _in_standard_errors(
+    own: Float[np.ndarray, " row"], known: Float[np.ndarray, "row covariate"]
+) -> Callable[[Float[np.ndarray, "row column"]], Float[np.ndarray, " column"]]:
+    """The size of the membership coefficient of values of unit spread, over its standard error (HC2).
+
+    `own` is what the known columns leave of membership. Two sets of unequal spread have a standard error each: without
+    a covariate this is the t of Welch, or that of pairs.
+    """
+    own = own * (own @ own > _SAME)  # nothing is left where the covariate says which set it is
+    basis = orth(np.column_stack([known, own]))
+    weight = own / np.sqrt(np.maximum(1 - (basis**2).sum(1), _SAME))
+
+    def t(values: np.ndarray) -> np.ndarray:
+        scores = weight[:, None] * (values - basis @ (basis.T @ values))
+        return np.abs(own @ values) / np.maximum(np.sqrt((scores**2).sum(0)), _SAME)
+
+    return t
 
 
 def more_p(
@@ -100,22 +131,30 @@ def more_p(
 ) -> Float[np.ndarray, " column"]:
     """One-sided p of how much more the first set has in each column, against the largest surplus of all columns.
 
-    The columns keep their common unit: what differs little does not count as much as what differs a lot.
+    The columns keep their common unit: what differs little does not count as much as what differs a lot. So there are
+    no standard errors here, and p tests whether both sets have the same distribution: of sets of very unequal size, a
+    wider spread of the smaller one alone gives small p. Compare sets of about the same number of clusters.
 
     Raises:
         InputError: paired sets whose paragraphs are not in the same clusters.
     """
     _check(clusters, paired=paired)
     first, second = (cluster_means(*each) for each in zip((one, other), clusters, strict=True))
-    together = np.concatenate([first, second])
-    mean = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
-    deals = _deals(len(first), len(second), seed=seed, n=N_DEALT, paired=paired)
-    return _of_the_largest(mean @ together, (mean @ together[order] for order in deals))
+    if paired:
+        values, mean = first - second, np.full(len(first), 1 / len(first))
+    else:
+        values = np.concatenate([first, second])
+        values -= values.mean(0)
+        mean = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
+    slack = _SAME * np.sqrt((values**2).mean(0).max())
+    deals = _deals(values, seed=seed, n=N_DEALT, paired=paired)
+    return _of_the_largest(mean @ values, (mean @ dealt for dealt in deals), slack=slack)
 
 
-def _of_the_largest(observed: np.ndarray, dealt: Iterable[np.ndarray]) -> Float[np.ndarray, " column"]:
+def _of_the_largest(observed: np.ndarray, dealt: Iterable[np.ndarray], *, slack: float) -> Float[np.ndarray, " column"]:
     largest = np.array([each.max() for each in dealt])
-    return (1 + (largest[:, None] >= observed - _SAME).sum(0)) / (1 + len(largest))
+    least = observed - slack - _SAME * np.abs(observed)
+    return (1 + (largest[:, None] >= least).sum(0)) / (1 + len(largest))
 
 
 def cluster_means(
@@ -168,13 +207,18 @@ def _unexplained(
     return values - known @ np.linalg.lstsq(known, values, rcond=None)[0]
 
 
-def _deals(n_one: int, n_other: int, *, seed: int, n: int, paired: bool) -> Iterator[Int[np.ndarray, " row"]]:
-    """Orders of the rows of both sets, one after the other: at random, or swapped within random pairs."""
+def _halves(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs without what both have in common."""
+    return (one - other) / 2, (other - one) / 2
+
+
+def _deals(
+    values: Float[np.ndarray, "row column"], *, seed: int, n: int, paired: bool
+) -> Iterator[Float[np.ndarray, "row column"]]:
+    """The rows of both sets in another order, or the pairs' differences with signs turned at random."""
     generator = np.random.default_rng(seed)
-    rows = np.arange(n_one + n_other)
     for _ in range(n):
         if paired:
-            swapped = np.tile(generator.random(n_one) < 0.5, 2)
-            yield np.where(swapped, (rows + n_one) % len(rows), rows)
+            yield np.where(generator.random(len(values)) < 0.5, -1, 1)[:, None] * values
         else:
-            yield generator.permutation(len(rows))
+            yield values[generator.permutation(len(values))]

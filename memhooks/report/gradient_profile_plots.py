@@ -1,7 +1,6 @@
 """Figures of the layer profile of gradients: where they lie, whether the loss explains it, which contrasts hold."""
 
 from collections.abc import Mapping
-from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,12 +10,9 @@ from memhooks.localize.profile import centre_of_mass, layer_shares, losses_of
 from memhooks.measure.intervals import bootstrap_mean
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
-from memhooks.report.theme import COLOURS, NAMES, add_line_, faded, figure
+from memhooks.report.theme import COLOURS, NAMES, add_line_, colour_of, faded, figure, name_of
 
 Results = Mapping[str, xr.Dataset]
-
-PALETTE = ("#882255", "#000000", "#117733", "#AA4499", "#661100")
-"""Colours of conditions that the theme has none for (Tol, 2021), in order of appearance."""
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "x", "pentagon")
 _SEED = 0  # of the intervals drawn
@@ -52,7 +48,7 @@ def plot_layer_shares(
         shares = layer_shares(result, pooling=pooling)
         near = clusters(sets[condition]).numpy() if sets and condition in sets else None
         layers = shares["layer"].values.tolist()
-        name = _name(condition)
+        name = name_of(condition)
         ends = bootstrap_mean(shares.values, seed=_SEED, clusters=near)
         add_line_(drawing, condition if condition in NAMES else name, layers, *ends)
         drawing.update_traces(
@@ -87,7 +83,7 @@ def plot_centre_against_loss(results: Results, *, pooling: str = "max_gradient")
         drawing.add_scatter(
             x=_on_axis(losses[name]),
             y=centres[name],
-            name=_name(name),
+            name=name_of(name),
             mode="markers",
             marker=look | {"size": 7, "opacity": 0.7},
             customdata=list(zip(map(str, results[name]["paragraph"].values), losses[name], strict=True)),
@@ -100,7 +96,7 @@ def plot_centre_against_loss(results: Results, *, pooling: str = "max_gradient")
             showlegend=False,
             mode="markers",
             marker=look | {"size": 17, "line": {"color": "white", "width": 2}},
-            hovertemplate=f"mean: loss {losses[name].mean():.3g}, centre %{{y:.2f}}<extra>{_name(name)}</extra>",
+            hovertemplate=f"mean: loss {losses[name].mean():.3g}, centre %{{y:.2f}}<extra>{name_of(name)}</extra>",
         )
     largest = max(float(one.max()) for one in losses.values())
     shown = _TICKS[: 1 + np.searchsorted(_TICKS, largest)]
@@ -112,7 +108,8 @@ def plot_profile_contrasts(contrasts: xr.Dataset) -> go.Figure:
     rows = contrasts["row"].values.tolist()
     drawing = figure(
         title="Do memorized gradients lie lower in the network than those of each control?",
-        x="centre of mass, memorized minus control, layers (negative = memorized lower)",
+        x=f"centre of mass of {_words(str(contrasts.attrs['pooling']))}, memorized minus control, layers (negative = "
+        "memorized lower)",
         y="",
         height=170 + 80 * len(rows),
     )
@@ -135,7 +132,7 @@ def plot_profile_contrasts(contrasts: xr.Dataset) -> go.Figure:
     )
     for place in places[np.isnan(contrasts["adjusted"].values)]:
         drawing.add_annotation(
-            text="no paragraphs of equal loss: not adjusted",
+            text="too few paragraphs of equal loss: not adjusted",
             x=0,
             y=place + _KINDS[1][-1],
             xanchor="left",
@@ -156,7 +153,7 @@ def _dot(colour: str, inside: str | list[str]) -> dict:
 def _about(row: xr.Dataset) -> str:
     losses = f"loss {float(row['nll_memorized']):.2f} and {float(row['nll_control']):.2f}"
     overlap = f"{float(row['overlap']):.0%}"
-    return f"{_name(str(row['row'].values))}<br><span style='font-size:11px'>{losses}, overlap {overlap}</span>"
+    return f"{name_of(str(row['row'].values))}<br><span style='font-size:11px'>{losses}, overlap {overlap}</span>"
 
 
 def _on_axis(loss: np.ndarray) -> np.ndarray:
@@ -166,13 +163,8 @@ def _on_axis(loss: np.ndarray) -> np.ndarray:
 
 def _colours(results: Results) -> dict[str, str]:
     unnamed = [condition for condition in results if condition not in COLOURS]
-    return {condition: COLOURS.get(condition, "") for condition in results} | {
-        condition: PALETTE[number % len(PALETTE)] for number, condition in enumerate(unnamed)
-    }
-
-
-def _name(condition: str) -> str:
-    return NAMES.get(condition, escape(condition.replace("_", " ")))
+    places = {condition: number for number, condition in enumerate(unnamed)}
+    return {condition: colour_of(condition, places.get(condition, 0)) for condition in results}
 
 
 def _words(pooling: str) -> str:

@@ -1,10 +1,11 @@
 """The report's sections on gradients and attention: what differs from which control, and what the loss explains."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import xarray as xr
 
+from memhooks.localize.profile_contrasts import MIN_COMMON
 from memhooks.report.attention_plots import plot_attention_by_rank, plot_rare_token_attention
 from memhooks.report.findings import Results
 from memhooks.report.gradient_profile_plots import plot_centre_against_loss, plot_layer_shares, plot_profile_contrasts
@@ -15,6 +16,9 @@ from memhooks.report.theme import NAMES
 MAIN = ("memorized", "control", "control_own", "twin")
 Row = dict[str, str]
 
+_RAW = ("paragraphs", "difference, layers", "p", "memorized is")
+_ADJUSTED = ("losses in common (paragraphs)", "at equal loss, layers", "p at equal loss", "at equal loss it is")
+
 
 def looking_sections(results: Results) -> list[Section]:
     """Gradients of weights, and attention to rare tokens."""
@@ -22,63 +26,142 @@ def looking_sections(results: Results) -> list[Section]:
 
 
 def _gradients(results: Results) -> Section:
+    contrasts = results["gradient_contrasts"]
     text = [
         "Gradients are as large as the loss is, so memorized text has small ones everywhere; shares of layers remove "
         "the size. The published claim is that memorized text has more of its gradient in lower layers. The profile "
-        "may follow the loss, too: so the table has the difference of the centres of mass (layers, negative = "
-        "memorized is lower) raw, with the loss as covariate, and between pairs of equal loss.",
+        "may follow the loss, too: so the table has the difference of the centres of mass (in layers; negative = "
+        "memorized is lower) raw, with log loss as covariate among paragraphs of losses that both sets have, and "
+        "between pairs of equal loss. 'Lower' and 'higher' stand where the 95 % interval excludes 0 and p is at most "
+        "0.05; 'no difference' means none was found.",
         "Licence text that was never read is predictable in the model's own words; paragraphs planted 8 to 16 "
-        "times are recited in part, at losses in between. Where losses do not overlap nothing can be adjusted ('-'). "
-        "Pooled by the largest |gradient| of each component, as published, and by its Euclidean norm.",
+        "times are recited in part, at losses in between. Where too few losses are common nothing can be adjusted "
+        "('-'). Pooled by the largest |gradient| of each component, as published, and by its Euclidean norm (L2).",
+        *contrast_notes(contrasts),
     ]
     scores = results["gradients"]
     main = {name: scores[name] for name in MAIN if name in scores}
     return Section(
         "Which weights move it?",
         text,
-        contrast_rows(results["gradient_contrasts"]),
+        contrast_rows(contrasts),
         figures=[
             plot_layer_shares(main),
             plot_centre_against_loss(scores),
-            plot_profile_contrasts(results["gradient_contrasts"]["A"]),
+            plot_profile_contrasts(contrasts["A"]),
             plot_weight_scores(main),
         ],
     )
 
 
 def contrast_rows(contrasts: Mapping[str, xr.Dataset]) -> list[Row]:
-    """One row per control: raw, adjusted and matched differences of the centre of mass, and what survives."""
-    rows = []
-    for name, table in contrasts.items():
-        for control in table["row"].values:
-            one, matched = table.sel(row=control), "matched" in name
-            memorized = str(table.attrs["memorized"])
-            rows.append(
-                {
-                    "lower in the network?": f"{_name(memorized)} minus {_name(str(control))}"
-                    + (", pairs of equal loss" if matched else ""),
-                    "NLL": f"{float(one['nll_memorized']):.2f} / {float(one['nll_control']):.2f}",
-                    "difference, layers": _interval(one, "difference"),
-                    "p": _number(one["p"], ".4f"),
-                    "at equal loss (regression)": "-" if matched else _interval(one, "adjusted"),
-                    "survives": _survives(one, matched=matched),
-                }
-            )
-    return rows
+    """One row per control and pooling: raw, adjusted and matched differences of the centre of mass, each in words.
+
+    Args:
+        contrasts: of `profile_contrasts`; those of pairs of equal loss have the attribute `matched`.
+    """
+    return [_row(one) for one in _contrasts(contrasts)]
+
+
+def contrast_notes(contrasts: Mapping[str, xr.Dataset]) -> list[str]:
+    """What to keep in mind with the rows: where the sign depends on the pooling, and how many tests there are."""
+    every = list(_contrasts(contrasts))
+    n_raw = sum(map(_compared, every))
+    n_adjusted = sum(not one.attrs.get("matched") and bool(one["p_adjusted"].notnull()) for one in every)
+    n = n_raw + n_adjusted
+    many = (
+        f"The table holds {n} tests ({n_raw} raw or matched, {n_adjusted} adjusted), and each has 5 % of its own: "
+        f"about {0.05 * n:.1f} would pass by chance alone. To hold for all of them (Bonferroni), p must be at most "
+        f"{0.05 / n:.2g}."
+        if n
+        else "The table holds no test."
+    )
+    return [*_pooling_notes(every), many]
+
+
+def _pooling_notes(every: list[xr.Dataset]) -> list[str]:
+    """Of the contrasts shown by two poolings or more, those whose verdicts disagree."""
+    verdicts: dict[str, dict[str, str]] = {}
+    for one in every:
+        if _compared(one):
+            verdicts.setdefault(_title(one, "against"), {})[_pooling(one)] = _verdict(one, "difference", "survives")
+    several = {title: words for title, words in verdicts.items() if len(words) > 1}
+    if not several:
+        return []
+    opposite = {title: words for title, words in several.items() if {"lower", "higher"} <= set(words.values())}
+    partly = {t: words for t, words in several.items() if t not in opposite and len(set(words.values())) > 1}
+    notes = []
+    if opposite:
+        notes.append(f"The sign depends on the pooling: {_listed(opposite)}.")
+    if partly:
+        notes.append(f"Found by one pooling alone: {_listed(partly)}.")
+    return notes or [f"All {len(several)} contrasts shown by several poolings have the same verdict by each."]
+
+
+def _listed(verdicts: Mapping[str, Mapping[str, str]]) -> str:
+    each = [
+        f"{title} is " + ", ".join(f"{word} by {pooling}" for pooling, word in words.items())
+        for title, words in verdicts.items()
+    ]
+    return "; ".join(each)
+
+
+def _contrasts(contrasts: Mapping[str, xr.Dataset]) -> Iterator[xr.Dataset]:
+    for table in contrasts.values():
+        for place in range(table.sizes["row"]):
+            yield table.isel(row=place)
+
+
+def _row(one: xr.Dataset) -> Row:
+    row = {
+        "memorized minus control": _title(one),
+        "pooling": _pooling(one),
+        "NLL": f"{float(one['nll_memorized']):.2f} / {float(one['nll_control']):.2f}",
+    }
+    n = f"{int(one['n_memorized'])} / {int(one['n_control'])}" if "p" in one else "0 / 0"
+    raw = [n, "-", "-", "too few of equal loss" if "p" in one else "no paragraph of equal loss"]
+    if _compared(one):
+        verdict = _verdict(one, "difference", "survives")
+        raw = [n, _interval(one, "difference"), _number(one["p"], ".4f"), verdict]
+    if one.attrs.get("matched"):
+        return row | dict(zip((*_RAW, *_ADJUSTED), raw + ["-"] * len(_ADJUSTED), strict=True))
+    adjusted = [
+        f"{float(one['overlap']):.0%} ({int(one['n_common_memorized'])} / {int(one['n_common_control'])})",
+        _interval(one, "adjusted"),
+        _number(one["p_adjusted"], ".4f"),
+        _verdict(one, "adjusted", "survives_adjusted"),
+    ]
+    return row | dict(zip((*_RAW, *_ADJUSTED), raw + adjusted, strict=True))
+
+
+def _compared(one: xr.Dataset) -> bool:
+    """Whether there is enough to compare: matching may leave no pair, or too few to say anything."""
+    if not one.attrs.get("matched"):
+        return True
+    return "p" in one and min(int(one["n_memorized"]), int(one["n_control"])) >= MIN_COMMON
+
+
+def _title(one: xr.Dataset, word: str = "minus") -> str:
+    names = f"{_name(str(one.attrs['memorized']))} {word} {_name(str(one['row'].values))}"
+    return names + (", pairs of equal loss" if one.attrs.get("matched") else "")
 
 
 def _name(condition: str) -> str:
     return NAMES.get(condition, condition)
 
 
-def _survives(one: xr.Dataset, *, matched: bool) -> str:
-    if not one["survives"]:
-        return "no"
-    if matched:
-        return "yes, at equal loss"
-    if np.isnan(one["adjusted"]):
-        return "raw only; losses do not overlap"
-    return "raw and at equal loss" if one["survives_adjusted"] else "raw only"
+def _pooling(one: xr.Dataset) -> str:
+    pooling = str(one.attrs["pooling"])
+    return {"max_gradient": "largest |gradient|", "l2_gradient": "L2 norm"}.get(pooling, pooling)
+
+
+def _verdict(one: xr.Dataset, name: str, survives: str) -> str:
+    """Where memorized text lies in the network, if that is sure."""
+    if np.isnan(one[name]):
+        return "too few of equal loss"
+    if not one[survives]:
+        return "no difference"
+    return "lower" if one[name] < 0 else "higher"
 
 
 def _attention(results: Results) -> Section:
@@ -86,8 +169,8 @@ def _attention(results: Results) -> Section:
     text = [
         str(table.attrs["verdict"]),
         "Rank correlation, per paragraph, of the last prefix token's attention with corpus counts (planted copies left "
-        "out); uniform attention gives 0. p: counts dealt anew to the token types; p within: counts shuffled in each "
-        "paragraph; both of the most negative of all heads. The partial correlation has the distance taken out. "
+        "out); uniform attention gives 0. p: of the correlation over token types, counts permuted among them; p within: "
+        "counts shuffled in each paragraph; both of the most negative of all heads. The partial correlation has the distance taken out. "
         "The published statistic sums attention by rarity rank over paragraphs: "
         f"{_published(results, strongest(table))}.",
     ]

@@ -71,7 +71,10 @@ def ablation_stage(conditions: Conditions, held_out: Paragraphs, *, n_cumulative
         "ablation": heads,
         "ablation_layers": layers,
         "specificity": {
-            "heads": specificity({name: heads[name] for name in sets}, sets=sets, seed=seed),
+            # The twin, which never read A, loses what its head is worth to the words themselves.
+            "heads": specificity(
+                {name: heads[name] for name in (*sets, "twin")}, sets={**sets, "twin": memorized}, seed=seed
+            ),
             "layers": specificity(layers, sets=sets, seed=seed),
         },
         "cumulative": {"all": ablate_cumulatively(model, judged, order, seed=seed)},

@@ -8,15 +8,14 @@ from memhooks.localize.profile import centre_of_mass, layer_shares
 from memhooks.localize.profile_contrasts import profile_contrasts
 from memhooks.measure.intervals import bootstrap_mean
 from memhooks.report.gradient_profile_plots import (
-    PALETTE,
     plot_centre_against_loss,
     plot_layer_shares,
     plot_profile_contrasts,
 )
-from memhooks.report.theme import COLOURS
+from memhooks.report.theme import COLOURS, PALETTE
 
 
-def scores(seed, low, high, n=12):
+def scores(seed, low, high, n=40):
     rng = np.random.default_rng(seed)
     values = {
         "max_gradient": (("paragraph", "layer", "component"), rng.random((n, 4, 3)) + np.arange(4)[:, None] * low)
@@ -30,7 +29,7 @@ def results():
     return {
         "memorized": scores(0, 0.0, 0.3),
         "control": scores(1, 3.0, 5.0),
-        "planted_<8>_times": scores(2, 0.01, 2.2),
+        "planted_<8>_times": scores(2, 0.01, 1.0),
         "licence": scores(3, 0.0, 0.5),
     }
 
@@ -122,6 +121,7 @@ def test_the_forest_plot_shows_each_difference_with_its_interval(contrasts):
     assert list(drawing.layout.yaxis.tickvals) == [2, 1, 0]
     assert [label.split("<br>")[0] for label in labels] == ["never seen (C)", "planted &lt;8&gt; times", "licence"]
     assert "overlap 0%" in labels[0]
+    assert drawing.layout.xaxis.title.text.startswith("centre of mass of largest |gradient|, memorized minus control")
     losses = [float(contrasts[f"nll_{one}"][0]) for one in ("memorized", "control")]
     assert f"loss {losses[0]:.2f} and {losses[1]:.2f}" in labels[0]
     assert drawing.layout.shapes[0].x0 == drawing.layout.shapes[0].x1 == 0
