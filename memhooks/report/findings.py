@@ -31,7 +31,11 @@ def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
         ("NLL rise per replaced prefix token, nats", "perturbation", lambda one: one["nll_rise"].values.mean((1, 2))),
         ("EM drop per replaced prefix token, tokens", "perturbation", lambda one: one["em_drop"].values.mean((1, 2))),
         ("share of the NLL rise held by the 5 worst prefix tokens", "perturbation", concentration),
-        ("centre of mass of |gradient| over layers", "gradients", lambda one: centre_of_mass(layer_shares(one)).values),
+        (
+            "centre of mass over layers of the largest |gradient|",
+            "gradients",
+            lambda one: centre_of_mass(layer_shares(one)).values,
+        ),
         (
             "share of paragraphs whose free continuation dies after the worst replaced token",
             "continuations",

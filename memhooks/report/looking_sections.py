@@ -169,9 +169,9 @@ def _attention(results: Results) -> Section:
     text = [
         str(table.attrs["verdict"]),
         "Rank correlation, per paragraph, of the last prefix token's attention with corpus counts (planted copies left "
-        "out); uniform attention gives 0. p: of the correlation over token types, counts permuted among them; p within: "
-        "counts shuffled in each paragraph; both of the most negative of all heads. The partial correlation has the distance taken out. "
-        "The published statistic sums attention by rarity rank over paragraphs: "
+        "out); uniform attention gives 0. p: of the correlation over token types, counts permuted; p within: "
+        "counts shuffled in each paragraph; both of the most negative of all heads. The partial correlation has the "
+        "distance taken out. The published statistic sums attention by rarity rank over paragraphs: "
         f"{_published(results, strongest(table))}.",
     ]
     best, main = strongest(table), results["attention"]
