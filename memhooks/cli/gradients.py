@@ -220,7 +220,7 @@ def _draw(path: Path | None, about: str, scores: Results, sets: Sets, contrasts:
         plot_layer_shares,
         plot_profile_contrasts,
     )
-    from memhooks.report.looking_sections import contrast_notes, contrast_rows
+    from memhooks.report.looking_sections import contrast_notes, contrast_table
     from memhooks.report.page import Section
     from memhooks.report.plots import plot_weight_scores
 
@@ -242,7 +242,7 @@ def _draw(path: Path | None, about: str, scores: Results, sets: Sets, contrasts:
     if contrasts:
         heading, text = "Do memorized gradients lie lower?", [lower, *contrast_notes(contrasts)]
         forests = [plot_profile_contrasts(table) for table in contrasts.values()]
-        sections.append(Section(heading, text, contrast_rows(contrasts), figures=forests))
+        sections.append(Section(heading, text, contrast_table(contrasts), figures=forests))
     sections.append(
         Section("In which components?", ["Means over paragraphs of each one's shares."], figures=[components])
     )

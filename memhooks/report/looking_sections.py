@@ -44,7 +44,7 @@ def _gradients(results: Results) -> Section:
     return Section(
         "Which weights move it?",
         text,
-        contrast_rows(contrasts),
+        contrast_table(contrasts),
         figures=[
             plot_layer_shares(main),
             plot_centre_against_loss(scores),
@@ -61,6 +61,28 @@ def contrast_rows(contrasts: Mapping[str, xr.Dataset]) -> list[Row]:
         contrasts: of `profile_contrasts`; those of pairs of equal loss have the attribute `matched`.
     """
     return [_row(one) for one in _contrasts(contrasts)]
+
+
+def contrast_table(contrasts: Mapping[str, xr.Dataset]) -> list[Row]:
+    """The same for a page: one row for each comparison, what the poolings say side by side."""
+    table: dict[str, Row] = {}
+    for row in contrast_rows(contrasts):
+        title, pooling = row["memorized minus control"], row["pooling"]
+        line = table.setdefault(title, {name: row[name] for name in ("memorized minus control", "NLL", "paragraphs")})
+        line[f"{pooling}: layers"] = _said(row, "difference, layers", "p", "memorized is")
+        line[f"{pooling}, at equal loss"] = _said(
+            row, "at equal loss, layers", "p at equal loss", "at equal loss it is"
+        )
+    columns = list(dict.fromkeys(name for line in table.values() for name in line))
+    shown = [name for name in columns if any(line.get(name, "-") != "-" for line in table.values())]
+    order = sorted(shown, key=lambda name: name.endswith("at equal loss"))
+    return [{name: line.get(name, "-") for name in order} for line in table.values()]
+
+
+def _said(row: Row, difference: str, p: str, verdict: str) -> str:
+    if row[difference] == "-":
+        return row[verdict] if verdict == "memorized is" else "-"
+    return f"{row[difference]}, p {row[p]}: {row[verdict]}"
 
 
 def contrast_notes(contrasts: Mapping[str, xr.Dataset]) -> list[str]:
@@ -199,8 +221,8 @@ def head_rows(table: xr.Dataset, *, n: int = 5) -> list[Row]:
             {"head": str(one["row"].values), NAMES["memorized"]: _interval(one, "spearman")}
             | {NAMES[name]: _number(one[f"spearman_{name}"], "+.2f") for name in controls}
             | {"without distance": _interval(one, "partial_spearman")}
-            | {"p": _number(one["p_value"], ".3f"), "p within": _number(one["p_within"], ".3f")}
-            | {f"p, more than {NAMES[name]}": _number(one[f"p_less_than_{name}"], ".3f") for name in controls}
+            | {"p": _number(one["p_value"], ".4f"), "p within": _number(one["p_within"], ".4f")}
+            | {f"p, more than {NAMES[name]}": _number(one[f"p_less_than_{name}"], ".4f") for name in controls}
         )
     return rows
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from memhooks.report.looking_sections import contrast_notes, contrast_rows
+from memhooks.report.looking_sections import contrast_notes, contrast_rows, contrast_table
 
 NOTHING = {"adjusted": np.nan, "p_adjusted": np.nan}
 BY_MAX, BY_L2 = "largest |gradient|", "L2 norm"
@@ -140,3 +140,18 @@ def test_the_notes_count_the_tests_shown():
     ]
     assert sum(shown) == 5
     assert contrast_notes({"none": tables["none"]}) == ["The table holds no test."]
+
+
+def test_the_pages_table_has_a_row_for_each_comparison_and_the_poolings_side_by_side():
+    tables = {"A": contrast("control"), "A by another": contrast("control", difference=0.4, **NOTHING)}
+    tables["A by another"].attrs["pooling"] = "l2_gradient"
+    (row,) = contrast_table(tables)
+    one, other = (contrast_rows({"": table})[0] for table in tables.values())
+    assert row["memorized minus control"] == one["memorized minus control"]
+    assert row["largest |gradient|: layers"].startswith(one["difference, layers"])
+    assert row["largest |gradient|: layers"].endswith(one["memorized is"])
+    assert row["L2 norm: layers"].startswith(other["difference, layers"])
+    assert row["largest |gradient|, at equal loss"].startswith(one["at equal loss, layers"])
+    assert "L2 norm, at equal loss" not in row  # nothing to say in any row
+    none = contrast_table({"x": unmatched("memorized", "control_own")})[0]
+    assert none["largest |gradient|: layers"] == "no paragraph of equal loss"
