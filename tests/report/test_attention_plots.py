@@ -43,7 +43,7 @@ def test_maps_share_one_scale_around_zero_and_name_local_layers(results, variabl
     assert {one.zmax for one in drawing.data} == {largest}
     assert [one.showscale for one in drawing.data] == [True, False]
     assert {one.text for one in drawing.layout.annotations} == {"memorized (A)", "never seen (C)"}
-    assert "from token 12 against" in drawing.layout.title.text
+    assert "from token 12;" in drawing.layout.title.text
     assert "from token 11 (the last of the prefix)" in plot_rare_token_attention(results).layout.title.text
 
 
