@@ -14,8 +14,19 @@ test: $(READY) ## format, lint, types, import order, tests with shape checks, no
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
-	$(BIN)/pytest -q --nbmake notebooks -o addopts=""
+	$(MAKE) --no-print-directory --jobs=2 tests-of-localize tests-of-the-rest
+	$(MAKE) --no-print-directory --jobs=2 notebooks-first notebooks-last
+
+# In two halves of one thread each: two cores are done with them sooner than with one of two threads.
+tests-of-localize tests-of-the-rest notebooks-first notebooks-last: export OMP_NUM_THREADS = 1
+tests-of-localize: $(READY)
+	$(BIN)/pytest -q tests/localize tests/measure tests/report tests/unlearn
+tests-of-the-rest: $(READY)
+	$(BIN)/pytest -q --ignore=tests/localize --ignore=tests/measure --ignore=tests/report --ignore=tests/unlearn
+notebooks-first: $(READY)
+	$(BIN)/pytest -q --nbmake $(wildcard notebooks/0[1-3]*.ipynb) -o addopts=""
+notebooks-last: $(READY)
+	$(BIN)/pytest -q --nbmake $(filter-out $(wildcard notebooks/0[1-3]*.ipynb),$(wildcard notebooks/*.ipynb)) -o addopts=""
 
 bench: $(READY) ## speed against named peers, as ratios
 	$(BIN)/python -m benchmarks.startup
@@ -41,4 +52,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: help study test bench audit-bridge organism setup
+.PHONY: help study test bench audit-bridge organism setup \
+	tests-of-localize tests-of-the-rest notebooks-first notebooks-last
