@@ -112,7 +112,7 @@ def weight_scores(
     Args:
         model: a hooked GPT-Neo.
         paragraphs: each with its own gradient.
-        objective: what the gradient is of.
+        objective: what the gradient is of: a function of the logits that predict the continuation (see `Objective`).
         times_weight: pool |gradient x weight| instead: to first order, what setting the weight to zero changes.
         batch_size: paragraphs that share their passes.
 

@@ -21,7 +21,11 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 
 Logits = Float[Tensor, "paragraph scored d_vocab"]
 Objective = Callable[[Tensor, Paragraphs], Tensor]
-"""`function(logits, paragraphs) -> [paragraph]`; the logits are those of `continuation_logits`."""
+"""`function(logits, paragraphs) -> [paragraph]`, each paragraph's number from its own logits alone.
+
+The logits are those of `continuation_logits`, `[paragraph, n_continuation, d_vocab]`: `logits[:, 0]` predicts
+`paragraphs.tokens[:, paragraphs.n_prefix]`, the first token of the continuation.
+"""
 
 CHANGE_WEIGHT = 0.1
 """Weight of the changed paragraphs' NLL in the published objective (`c_set_norm`; official code, not in the paper)."""
