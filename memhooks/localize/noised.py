@@ -65,10 +65,4 @@ def check_mask(model: HookedModel, name: str, mask: WeightMask) -> None:
     """
     if not len(mask):
         raise InputError(f"the mask {name!r} is empty, so no weight would get noise")
-    sizes = {parameter: weight.numel() for parameter, weight in model.named_parameters()}
-    wrong = [parameter for parameter, size in mask.sizes.items() if sizes.get(parameter) != size]
-    if wrong:
-        raise InputError(
-            f"the mask {name!r} belongs to another model: {wrong[0]} has {mask.sizes[wrong[0]]} entries there, "
-            f"{sizes.get(wrong[0])} here"
-        )
+    mask.check(model, name=name)

@@ -36,6 +36,11 @@ def model_hash(model: HookedModel) -> str:
     return _HASHES[model][1]
 
 
+def know_hash(model: HookedModel, known: str) -> None:
+    """Remember the fingerprint of weights that were just put back or exchanged for known ones."""
+    _HASHES[model] = weights_state(model), known
+
+
 def weights_state(model: HookedModel) -> tuple:
     """Changes whenever a weight is replaced or edited in place (but not through `.data`), at no cost."""
     shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.window_size, model.cfg.attn_types, model.cfg.eps)

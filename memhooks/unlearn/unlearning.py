@@ -1,34 +1,76 @@
-"""Gradient steps on the masked weights alone, away from the forget set and close to the frozen model elsewhere.
+"""Gradient steps on the masked weights alone, away from the text to forget and close to the untouched model elsewhere.
 
-1. The frozen model's next-token distributions on the retain set are computed once.
-2. Each step minimises `-NLL(forget) + retain_weight * KL(frozen || model)(retain)`, both per token.
-3. Adam sees the chosen entries only, gathered into one small tensor per parameter, and
-   writes them back: nothing else can move, whatever the optimizer does.
+1. While the model is as it was, every term of the loss is built, frozen references included.
+2. Each step reads its record (what is recited, how far retained text drifts) from the logits of its own pass.
+3. The optimizer holds the mask's entries only and writes them back: nothing else can move.
+4. With a budget, the run ends where enough is forgotten or too much is lost, and the best step is put back.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.localize.masks.weight_mask import WeightMask
-from memhooks.localize.objectives import continuation_logits, continuation_nll, kl_divergence
 from memhooks.model.components import trainable
 from memhooks.model.loading import HookedModel
+from memhooks.model.provenance import model_hash, tensor_hash
+from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.paragraphs.splits import check_apart
+from memhooks.unlearn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from memhooks.unlearn.delta import Delta, delta_of
+from memhooks.unlearn.optimizer import MaskedOptimizer
+from memhooks.unlearn.recipe import Budget, Recipe, settings_text
+from memhooks.unlearn.steps import Steps, UnlearningStep
+
+CHECKPOINT_EVERY = 5
+"""Updates between two checkpoints: the most that a killed run repeats."""
 
 
-@dataclass(frozen=True)
-class UnlearningStep:
-    """What one step saw, before its update; both losses in nats per token."""
+class Unlearned(NamedTuple):
+    """What `unlearn` found: the change of the weights, and every step on the way."""
 
-    step: int
-    forget_nll: float
-    retain_kl: float
+    delta: Delta
+    records: list[UnlearningStep]
+
+
+def unlearn(
+    model: HookedModel,
+    forget: Paragraphs,
+    retain: Paragraphs,
+    mask: WeightMask,
+    *,
+    recipe: Recipe | None = None,
+    budget: Budget | None = None,
+    allow_shared: bool = False,
+) -> Unlearned:
+    """Unlearn, and return the change of the weights; the model itself is bit for bit as before.
+
+    Args: as `unlearning_steps`.
+
+    Raises:
+        InputError: as `unlearning_steps`.
+        RuntimeError: the same.
+    """
+    recipe = recipe or Recipe()
+    with restored(model):
+        before = model_hash(model)
+        old = {name: weight.detach().clone() for name, weight in model.named_parameters() if name in mask.indices}
+        records = list(
+            unlearning_steps(model, forget, retain, mask, recipe=recipe, budget=budget, allow_shared=allow_shared)
+        )
+        kept = [record for record in records if record.best][-1]
+        about = {"recipe": recipe.plain(), "budget": None if budget is None else budget.plain()}
+        about |= {"forget": list(forget.ids), "forget_hash": tensor_hash(forget.tokens)}
+        about |= {"retain_hash": tensor_hash(retain.tokens), "record": asdict(kept)}
+        return Unlearned(delta_of(model, mask, old, before=before, about=about), records)
 
 
 def unlearning_steps(
@@ -37,81 +79,109 @@ def unlearning_steps(
     retain: Paragraphs,
     mask: WeightMask,
     *,
-    n_steps: int,
-    lr: float,
-    retain_weight: float = 1.0,
+    recipe: Recipe | None = None,
+    budget: Budget | None = None,
+    checkpoint: Path | None = None,
+    allow_shared: bool = False,
 ) -> Iterator[UnlearningStep]:
-    """Unlearn in place, one record per step; nothing runs before iteration.
+    """Unlearn in place, one record before each update and one after the last; nothing runs before iteration.
+
+    Args:
+        model: whose masked weights move; every other weight stays bit-identical.
+        forget: the text to unlearn.
+        retain: other text of the same prefix and length, on which the model should stay as it is.
+        mask: the weights that may move.
+        recipe: objective, retain term, optimizer, steps; by default gradient ascent held by KL.
+        budget: end early, and put the best step's weights back at the end. Without one the last step stands.
+        checkpoint: a file to go on from if it is there, and to write to meanwhile; the model must be as it was at
+            the first start. The resumed run equals an uninterrupted one bit for bit.
+        allow_shared: accept text to forget of which near-duplicates are in the retained text.
 
     Raises:
-        InputError: an empty mask, no steps, a mask of another model, or paragraphs it cannot read.
+        InputError: an empty mask or one of another model, sets that share near-duplicates, differ in shape or cannot
+            be read, hooks on the model, or a checkpoint of another run.
         RuntimeError: a loss or gradient is no longer a number; the weights of the step before are put back.
     """
-    _check(model, forget, retain, mask, n_steps=n_steps, lr=lr)
-    with torch.no_grad():
-        frozen = continuation_logits(model, retain).log_softmax(-1)
-    with trainable(model) as parameters:
-        weights = _MaskedWeights(parameters, mask, lr=lr)
-        for step in range(n_steps):
-            with torch.enable_grad():
-                surprise, drift = _losses(model, forget, retain, frozen)
-                loss = retain_weight * drift - surprise
-                gradients = torch.autograd.grad(loss, weights.parameters)
-            weights.check_finite_([loss, *gradients], step)
-            yield UnlearningStep(step, surprise.item(), drift.item())
-            weights.step_(gradients)
-        with torch.no_grad():
-            weights.check_finite_(_losses(model, forget, retain, frozen), n_steps)
+    recipe = recipe or Recipe()
+    _check(model, forget, retain, mask, allow_shared=allow_shared)
+    config = settings_text(_config(model, forget, retain, mask, recipe, budget))
+    found = None if checkpoint is None else load_checkpoint(checkpoint, config)
+    with torch.inference_mode(mode=False), torch.no_grad(), trainable(model) as parameters:
+        steps = Steps(model, forget, retain, mask, recipe, watch=budget is not None)
+        run = _Run(MaskedOptimizer(parameters, mask, recipe), budget, forget.n_continuation, lr=recipe.lr)
+        start = 0 if found is None else run.resume_(found)
+        for step in range(start, recipe.n_steps + 1):
+            record, gradient = run.finite(*steps.at(step))
+            record = run.judged(record)
+            if checkpoint is not None and step % CHECKPOINT_EVERY == 0:
+                save_checkpoint(checkpoint, run.checkpoint(step), config)
+            ended = step == recipe.n_steps or run.over(record)
+            if ended:
+                run.finish_()
+            yield record
+            if ended:
+                return
+            run.update_(gradient)
 
 
-def _losses(
-    model: HookedModel, forget: Paragraphs, retain: Paragraphs, frozen: Tensor
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """NLL of the text to forget and KL to the frozen model on the text to keep, both means over tokens."""
-    surprise = continuation_nll(continuation_logits(model, forget), forget).mean()
-    return surprise, kl_divergence(continuation_logits(model, retain), frozen).mean()
+class _Run:
+    """A run's state: the chosen entries, the best of them so far, and those of before the last update."""
 
+    def __init__(self, entries: MaskedOptimizer, budget: Budget | None, n_continuation: int, *, lr: float) -> None:
+        self._entries, self._budget, self._n, self._lr = entries, budget, n_continuation, lr
+        self._before = entries.values.clone()
+        self._best = entries.values.clone()
+        self._least = float("inf")
 
-class _MaskedWeights:
-    """The mask's entries as one small tensor per parameter, which is all that the optimizer sees."""
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], mask: WeightMask, *, lr: float) -> None:
-        chosen = [name for name, own in mask.indices.items() if len(own)]
-        self.parameters = [parameters[name] for name in chosen]
-        self.indices = [mask.indices[name].long().to(parameters[name].device) for name in chosen]
-        self.values = self._gather(self.parameters)
-        self.before = [value.clone() for value in self.values]
-        self.optimizer = torch.optim.Adam(self.values, lr=lr)
-        self.lr = lr
-
-    def step_(self, gradients: Sequence[Tensor]) -> None:
-        """One optimizer step, written back into the model."""
-        self.before = [value.clone() for value in self.values]
-        for value, gradient in zip(self.values, self._gather(gradients), strict=True):
-            value.grad = gradient
-        self.optimizer.step()
-        self._write_(self.values)
-
-    def check_finite_(self, tensors: Sequence[Tensor], step: int) -> None:
-        """Put the weights of before the last step back, and stop, where a number is no longer one.
+    def finite(
+        self, record: UnlearningStep, gradient: Float[Tensor, " chosen"]
+    ) -> tuple[UnlearningStep, Float[Tensor, " chosen"]]:
+        """The same, if loss and gradient are numbers; else the weights of before the last step are put back.
 
         Raises:
-            RuntimeError: a loss or gradient is infinite or not a number.
+            RuntimeError: they are not.
         """
-        if not all(torch.isfinite(tensor).all() for tensor in tensors):
-            self._write_(self.before)
+        if not (torch.isfinite(torch.tensor(record.loss)) and torch.isfinite(gradient).all()):
+            self._entries.write_(self._before)
             raise RuntimeError(
-                f"loss or gradients are not finite at step {step}; the weights before it are back, "
-                f"use a smaller lr than {self.lr}"
+                f"loss or gradients are not finite at step {record.step}; the weights before it are back, "
+                f"use a smaller lr than {self._lr}"
             )
+        return record, gradient
 
-    def _gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [tensor.detach().flatten()[own] for tensor, own in zip(tensors, self.indices, strict=True)]
+    def judged(self, record: UnlearningStep) -> UnlearningStep:
+        """The record, saying whether it is the best within the budget so far; its weights are kept then."""
+        if self._budget is None:
+            return record
+        missed = self._budget.shortfall(asdict(record) | {"n_continuation": self._n})
+        best = missed < self._least and (record.step == 0 or not record.retain_kl > self._budget.retain_kl)
+        if best:
+            self._least, self._best = missed, self._entries.values.clone()
+        return replace(record, best=best)
 
-    @torch.no_grad()
-    def _write_(self, values: Sequence[Tensor]) -> None:
-        for parameter, own, value in zip(self.parameters, self.indices, values, strict=True):
-            parameter.view(-1)[own] = value
+    def over(self, record: UnlearningStep) -> bool:
+        """Whether all goals are met, or too much is lost."""
+        return self._budget is not None and (self._least == 0 or record.retain_kl > self._budget.retain_kl)
+
+    def update_(self, gradient: Float[Tensor, " chosen"]) -> None:
+        """One step of the optimizer."""
+        self._before = self._entries.values.clone()
+        self._entries.step_(gradient)
+
+    def finish_(self) -> None:
+        """With a budget, put the best step's weights into the model."""
+        if self._budget is not None:
+            self._entries.write_(self._best)
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """All that a resumed run needs to go on with this step."""
+        return Checkpoint(step, self._least, self._entries.values, self._best, self._before, self._entries.state())
+
+    def resume_(self, found: Checkpoint) -> int:
+        """Take up a checkpoint's state; returns the step to go on with."""
+        self._entries.resume_(found.values, found.state)
+        self._least, self._best, self._before = found.least, found.best, found.before
+        return found.step
 
 
 @contextmanager
@@ -129,18 +199,35 @@ def _put_back_(weight: Tensor, value: Tensor) -> None:
 
 
 def _check(
-    model: HookedModel, forget: Paragraphs, retain: Paragraphs, mask: WeightMask, *, n_steps: int, lr: float
+    model: HookedModel, forget: Paragraphs, retain: Paragraphs, mask: WeightMask, *, allow_shared: bool
 ) -> None:
+    refuse_hooks(model)
     forget.check(model)
     retain.check(model)
-    if not len(mask):
-        raise InputError("the mask is empty, so no weight may move")
-    if n_steps < 1 or not lr > 0:
-        raise InputError(f"n_steps must be at least 1 and lr positive, got {n_steps} and {lr}")
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    wrong = [name for name, size in mask.sizes.items() if sizes.get(name) != size]
-    if wrong:
+    mask.check(model)
+    shapes = [(one.n_prefix, one.tokens.shape[1]) for one in (forget, retain)]
+    if shapes[0] != shapes[1]:
         raise InputError(
-            f"the mask belongs to another model: {wrong[0]} has {mask.sizes[wrong[0]]} entries there, "
-            f"{sizes.get(wrong[0])} here"
+            f"forget and retain must have the same prefix and length, as they share passes, got {shapes[0]} and "
+            f"{shapes[1]}; cut the longer set's rows"
         )
+    check_apart({"forget": forget, "retain": retain}, allow_shared=allow_shared)
+
+
+def _config(
+    model: HookedModel,
+    forget: Paragraphs,
+    retain: Paragraphs,
+    mask: WeightMask,
+    recipe: Recipe,
+    budget: Budget | None,
+) -> dict[str, object]:
+    """What a run is determined by: a resumed one must have the same."""
+    return {
+        "model": model_hash(model),
+        "forget": tensor_hash(forget.tokens),
+        "retain": tensor_hash(retain.tokens),
+        "mask": {name: tensor_hash(own) for name, own in mask.indices.items() if len(own)},
+        "recipe": recipe.plain(),
+        "budget": None if budget is None else budget.plain(),
+    }

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from memhooks.errors import InputError
 from memhooks.paragraphs.files import load_paragraphs
 from memhooks.paragraphs.paragraphs import Paragraphs
-from memhooks.paragraphs.splits import clusters, split
+from memhooks.paragraphs.splits import check_apart, clusters, split
 
 
 def slow_clusters(rows, n):
@@ -58,6 +58,47 @@ def test_what_cannot_be_split_is_refused():
         split(same, share=0.5, seed=0)
     with pytest.raises(InputError, match="share must lie between 0 and 1, got 1"):
         split(same, share=1.0, seed=0)
+
+
+def numbered(first, n, *, width=30, names="x"):
+    """Paragraphs whose tokens occur once in all."""
+    tokens = torch.arange(first, first + n * width).reshape(n, width)
+    return Paragraphs(tokens, 10, ids=tuple(f"{names}{row}" for row in range(n)))
+
+
+def test_sets_that_share_nothing_may_stand_beside_each_other():
+    check_apart({})
+    check_apart({"forget": numbered(0, 2)})
+    check_apart({"forget": numbered(0, 2), "retain": numbered(1000, 3), "held_out": numbered(2000, 2, width=24)})
+
+
+def test_sets_that_share_a_near_duplicate_are_named_with_their_paragraphs():
+    forget, retain = numbered(0, 3, names="f"), numbered(1000, 3, names="r")
+    retain.tokens[2, :20] = forget.tokens[1, 5:25]
+    message = (
+        r"forget and retain share near-duplicates \(20 tokens in a row\): f1 of forget and r2 of retain; "
+        r"leave them out of retain, or pass allow_shared=True"
+    )
+    sets = {"forget": forget, "others": numbered(2000, 2), "retain": retain}
+    with pytest.raises(InputError, match=message):
+        check_apart(sets)
+    check_apart(sets, allow_shared=True)
+    check_apart({"others": sets["others"], "forget": forget, "retain": retain})  # the later two are not compared
+    retain.tokens[2, 19] = 9999  # 19 tokens in a row are left
+    check_apart(sets)
+
+
+def test_sets_of_other_lengths_are_compared_and_links_go_through_others():
+    forget, retain = numbered(0, 2, names="f"), numbered(1000, 2, width=40, names="r")
+    retain.tokens[0, 3:23] = forget.tokens[0, :20]
+    retain.tokens[1, 0:20] = retain.tokens[0, 20:40]
+    with pytest.raises(InputError, match="f0 of forget and r0, r1 of retain"):
+        check_apart({"forget": forget, "retain": retain})
+
+
+def test_of_many_shared_paragraphs_some_are_named():
+    with pytest.raises(InputError, match=r"x0, x1, .*, x19 and 10 more of forget"):
+        check_apart({"forget": numbered(0, 30), "retain": numbered(0, 30)})
 
 
 def test_the_published_paragraphs_form_71_clusters(shared_data):

@@ -12,4 +12,4 @@ def matched_random_weights(like: WeightMask, *, seed: int) -> WeightMask:
         name: torch.randperm(like.sizes[name], generator=generator)[: len(own)].sort().values.int()
         for name, own in like.indices.items()
     }
-    return WeightMask(indices, like.sizes)
+    return WeightMask(indices, like.sizes, like.model_hash)

@@ -5,7 +5,7 @@ writes, so the weights themselves need no graph: the batch shares both passes, a
 gradient is one matrix product more (Goodfellow, 2015, arXiv:1510.01799).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,16 +58,23 @@ class Trace:
         """Each paragraph's gradient of its own loss at these sites, `[paragraph pos ...]`; frees the graph."""
         return dict(zip(wanted, _pulls(losses, [self.activations[place] for place in wanted]), strict=True))
 
-    def matrices(self, losses: Float[Tensor, " paragraph"]) -> list[Matrix]:
-        """All matrices of the grid, layer by layer; frees the graph."""
-        pulls = _pulls(losses, [written for _, _, written in self.linear])
+    def matrices(
+        self, losses: Float[Tensor, " loss"], *, names: Collection[str] | None = None
+    ) -> list[Matrix]:
+        """The matrices of the grid, layer by layer, all or those of these parameters; frees the graph.
+
+        The backward pass ends at the lowest one that is asked for.
+        """
+        wanted = [one for one in self.linear if names is None or not set(_parameters(one[0])).isdisjoint(names)]
+        pulls = _pulls(losses, [written for _, _, written in wanted])
         found = []
-        for (name, read, _), pull in zip(self.linear, pulls, strict=True):
-            if not name.endswith("qkv"):
-                found.append(Matrix(name, read.detach(), pull))
-                continue
-            for letter, own in zip("QKV", pull.chunk(3, dim=-1), strict=True):
-                found.append(Matrix(name.replace("qkv", f"W_{letter}"), own, read.detach()))
+        for (name, read, _), pull in zip(wanted, pulls, strict=True):
+            own = [pull] if len(_parameters(name)) == 1 else pull.chunk(3, dim=-1)
+            for parameter, each in zip(_parameters(name), own, strict=True):
+                if name.endswith("qkv"):
+                    found.append(Matrix(parameter, each, read.detach()))
+                else:
+                    found.append(Matrix(parameter, read.detach(), each))
         return found
 
 
@@ -122,6 +129,11 @@ def _block(layer: Layer, x: Tensor) -> tuple[Tensor, dict[Site, Tensor], list[tu
         ("mlp.W_out", active, mlp_out),
     ]
     return post, sites, matrices
+
+
+def _parameters(name: str) -> list[str]:
+    """The parameters behind a product; queries, keys and values share one."""
+    return [name.replace("qkv", f"W_{letter}") for letter in "QKV"] if name.endswith("qkv") else [name]
 
 
 def _pulls(losses: Float[Tensor, " paragraph"], at: list[Tensor]) -> list[Tensor]:
