@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from memhooks.localize.activation_norm import activation_norm
 from memhooks.localize.attribution import mean_over_paragraphs, weight_gradients
+from memhooks.localize.balanced_subnet import balanced_subnet
 from memhooks.measure.replacements import drawn, uniform
 from memhooks.model.components import component_parameters
 from memhooks.model.loading import HookedModel
@@ -74,7 +76,14 @@ def consistency(model: HookedModel, forget: Paragraphs, retain: Paragraphs, *, s
     return {name: mean.abs() * torch.nan_to_num(mean.abs() / size) for name, (mean, size) in both.items()}
 
 
-LOCALIZERS: tuple[Localizer, ...] = (gradient, gradient_times_weight, fisher_ratio, consistency)
+LOCALIZERS: tuple[Localizer, ...] = (
+    gradient,
+    gradient_times_weight,
+    activation_norm,
+    balanced_subnet,
+    fisher_ratio,
+    consistency,
+)
 
 
 def perturbed_prefixes(model: HookedModel, paragraphs: Paragraphs, *, seed: int) -> Paragraphs:

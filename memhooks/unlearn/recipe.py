@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from memhooks.errors import InputError
 from memhooks.unlearn.objectives import OBJECTIVES
-from memhooks.unlearn.objectives.term import Objective
+from memhooks.unlearn.objectives.term import Term
 from memhooks.unlearn.retain_terms import RETAIN
 
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -31,7 +31,7 @@ class Recipe:
         seed: of the retained paragraphs' order and of what an objective draws.
     """
 
-    objective: str | Objective = "gradient_ascent"
+    objective: str | Callable[..., Term] = "gradient_ascent"
     retain: str | None = "kl"
     retain_weight: float | None = 1.0
     optimizer: Optimizer = "adam"
@@ -65,7 +65,7 @@ class Recipe:
                 raise InputError(f"{name} must lie in [{low}, {high}), got {value}")
 
     @property
-    def forgetting(self) -> Objective:
+    def forgetting(self) -> Callable[..., Term]:
         """The objective itself."""
         return OBJECTIVES[self.objective] if isinstance(self.objective, str) else self.objective
 
@@ -110,12 +110,12 @@ class Budget:
             if value is not None and not value >= 0:
                 raise InputError(f"{name} must be at least 0, got {value}")
 
-    def shortfall(self, seen: Mapping[str, float]) -> float:
+    def shortfall(self, *, forget_em: float, longest_run: float, forget_nll: float, n_continuation: int) -> float:
         """How far the goals are missed, 0 = all met; the sum of their relative misses."""
-        missed = max(0.0, seen["forget_em"] - self.forget_em) + max(0.0, seen["longest_run"] - self.longest_run)
-        missed /= seen["n_continuation"]
+        missed = max(0.0, forget_em - self.forget_em) + max(0.0, longest_run - self.longest_run)
+        missed /= n_continuation
         if self.forget_nll:
-            missed += max(0.0, self.forget_nll - seen["forget_nll"]) / self.forget_nll
+            missed += max(0.0, self.forget_nll - forget_nll) / self.forget_nll
         return missed
 
     def plain(self) -> dict[str, float | None]:

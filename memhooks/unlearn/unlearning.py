@@ -111,10 +111,10 @@ def unlearning_steps(
         run = _Run(MaskedOptimizer(parameters, mask, recipe), budget, forget.n_continuation, lr=recipe.lr)
         start = 0 if found is None else run.resume_(found)
         for step in range(start, recipe.n_steps + 1):
-            record, gradient = run.finite(*steps.at(step))
-            record = run.judged(record)
             if checkpoint is not None and step % CHECKPOINT_EVERY == 0:
                 save_checkpoint(checkpoint, run.checkpoint(step), config)
+            record, gradient = run.finite(*steps.at(step))
+            record = run.judged(record)
             ended = step == recipe.n_steps or run.over(record)
             if ended:
                 run.finish_()
@@ -153,7 +153,12 @@ class _Run:
         """The record, saying whether it is the best within the budget so far; its weights are kept then."""
         if self._budget is None:
             return record
-        missed = self._budget.shortfall(asdict(record) | {"n_continuation": self._n})
+        missed = self._budget.shortfall(
+            forget_em=record.forget_em,
+            longest_run=record.longest_run,
+            forget_nll=record.forget_nll,
+            n_continuation=self._n,
+        )
         best = missed < self._least and (record.step == 0 or not record.retain_kl > self._budget.retain_kl)
         if best:
             self._least, self._best = missed, self._entries.values.clone()

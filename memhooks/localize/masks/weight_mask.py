@@ -197,16 +197,6 @@ def _bits(weight: Tensor) -> Tensor:
     return weight.detach().flatten().view(integer)
 
 
-def check_fraction(fraction: float) -> None:
-    """Refuse fractions that select nothing or more than everything.
-
-    Raises:
-        InputError: it lies outside (0, 1].
-    """
-    if not 0 < fraction <= 1:
-        raise InputError(f"fraction must lie in (0, 1], got {fraction}")
-
-
 def _check_indices(name: str, own: Tensor, sizes: Mapping[str, int]) -> None:
     if name not in sizes:
         raise InputError(f"the mask has indices for {name}, but no size of it")

@@ -1,7 +1,7 @@
 """Bounded ascent: push each token of the continuation to a goal and no further.
 
-The loss is `1/T sum_t max(0, goal_t - nll_t)`, over the T continuation tokens. The natural goal of a token is its NLL in a
-model that never read the text: give that model, or the numbers.
+The loss is `1/T sum_t max(0, goal_t - nll_t)`, over the T continuation tokens. The natural goal of a token is its NLL
+in a model that never read the text: give that model, or the numbers.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from memhooks.errors import InputError
 from memhooks.model.loading import HookedModel
@@ -47,8 +48,11 @@ class BoundedAscent:
         if isinstance(self.goal, HookedModel):
             return
         numbers = torch.as_tensor(self.goal)
-        if not (torch.isfinite(numbers).all() and (numbers >= 0).all()):
-            raise InputError("the goal must be finite and at least 0 nats everywhere: an NLL is never negative")
+        wrong = numbers[~(torch.isfinite(numbers) & (numbers >= 0))]
+        if wrong.numel():
+            raise InputError(
+                f"the goal must be finite and at least 0 nats, as an NLL is, got {wrong.flatten()[0].item()}"
+            )
         if self.ids is not None and (numbers.ndim == 0 or len(numbers) != len(self.ids)):
             raise InputError(
                 f"ids must name each row of the goal, got {len(self.ids)} for shape {tuple(numbers.shape)}"
@@ -101,4 +105,4 @@ def _loss(
     logits: Float[Tensor, "paragraph scored d_vocab"], forget: Paragraphs, goal: Float[Tensor, "paragraph scored"]
 ) -> Float[Tensor, " paragraph"]:
     nll = token_nll(logits, forget.continuation)
-    return (goal.to(nll) - nll).clamp(min=0).mean(1)
+    return functional.relu(goal.to(nll) - nll).mean(1)  # not clamp, whose gradient at the goal itself is 1

@@ -2,8 +2,8 @@
 
 1. The win is what the model says after one replaced token (PMP), the loser the original continuation.
 2. Both follow the **original** prefix; rows hold the original paragraphs first, then the winners in the same order.
-3. The loss is `-2/beta * log sigmoid(beta * (win - lose))`, each being `log p - log p0` of a whole continuation, a **sum**
-   over its T tokens; `p0` is the model as it was.
+3. The loss is `-2/beta * log sigmoid(beta * (win - lose))`, each being `log p - log p0` of a whole continuation, a
+   **sum** over its T tokens; `p0` is the model as it was.
 
 Rafailov et al., 2023 (arXiv:2305.18290); the factor 2, which makes NPO its half without a winner, as in unlearning
 codes.

@@ -36,8 +36,8 @@ def pairs_of(model: HookedModel, forget: Paragraphs, pairs: Pairs | None, *, see
     same = [name for name, changed in zip(forget.ids, pairs.changed.tolist(), strict=True) if not changed]
     if same:
         raise InputError(
-            f"{len(same)} of {len(forget)} paragraphs, such as {same[0]}, have the same continuation after the replaced "
-            "token, so that there is nothing to lead the model to; leave them out, or try another seed"
+            f"{len(same)} of {len(forget)} paragraphs, such as {same[0]}, have the same continuation after the "
+            "replaced token, so that there is nothing to lead the model to; leave them out, or try another seed"
         )
     return pairs
 

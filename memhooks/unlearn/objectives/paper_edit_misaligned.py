@@ -1,9 +1,9 @@
 """The published edit as it was run, with labels that do not belong to their context; for comparison only.
 
 The logits come from the **original** prefix and the **original** continuation, the labels from the continuation of the
-perturbed prefix (PMP). Up to the first token that differs, label and context agree. After it each label is
-asked for after original tokens that it does not follow: the model is taught a text that reads alternately from two.
-The loss is `CHANGE_WEIGHT * 1/T sum_t -log p(PMP_t | prefix, original_<t)` (Stoehr et al., 2024, arXiv:2403.19851, code).
+perturbed prefix (PMP). Up to the first token that differs they agree; each later label is a PMP token that is asked
+for after original tokens, which it does not follow. The loss is `CHANGE_WEIGHT * 1/T sum_t -log p(PMP_t | prefix,
+original_<t)`, over the T tokens of the continuation (Stoehr et al., 2024, arXiv:2403.19851, code).
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from memhooks.unlearn.objectives.term import Retain, Term
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PaperEditMisaligned:
-    """`CHANGE_WEIGHT` (0.1) times the NLL of PMP tokens after original tokens; mean over tokens and paragraphs, in nats.
+    """`CHANGE_WEIGHT` (0.1) times the NLL of PMP tokens after original ones; mean over tokens and paragraphs, in nats.
 
-    What is wrong: from the second token after the first difference on, no label is what follows its context, so the
-    loss cannot become 0 by any text the model could say; it mostly destroys the continuation. Use `PaperEdit`, or `DPO`
-    with the original prefix.
+    What is wrong: after the first difference labels do not follow their context, so no text that the model could say
+    has a low loss, and what lowers it is not the perturbed continuation. Use `PaperEdit`, or `DPO`, which keeps the
+    original prefix.
 
     Attributes:
         pairs: as in `PaperEdit`.

@@ -1,7 +1,8 @@
 """The published objective of unlearning (Stoehr et al., 2024, arXiv:2403.19851, Eq. 3, as their code has it).
 
-The loss is `-CHANGE_WEIGHT * 1/T sum_t nll_t`, over the T continuation tokens. Their KL of retained paragraphs is summed
-over 50 tokens and not averaged: with means over tokens, as here, its weight is 50. The equations show neither weight.
+The loss is `-CHANGE_WEIGHT * 1/T sum_t nll_t`, over the T continuation tokens. Their KL of retained paragraphs is
+summed over 50 tokens, not averaged: with means over tokens, as here, its weight is 50. The equations show no
+weights.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ parts of a set give the losses that the term of the whole set gives, so that man
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -56,11 +56,8 @@ class Objective(Protocol):
         retain_weight: weight of that term's mean over paragraphs, beside the objective's own mean.
     """
 
-    @property
-    def retain(self) -> Retain: ...  # noqa: D102
-
-    @property
-    def retain_weight(self) -> float: ...  # noqa: D102
+    retain: ClassVar[Retain]
+    retain_weight: ClassVar[float]
 
     def __call__(self, model: HookedModel, forget: Paragraphs, *, seed: int) -> Term:
         """The term of these paragraphs; `model` still is as it was before the first step."""

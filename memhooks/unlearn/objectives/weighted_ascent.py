@@ -1,7 +1,7 @@
 """Weighted gradient ascent: tokens that are already forgotten are pushed less (WGA; Wang et al., 2025).
 
-The loss is `-1/T sum_t p_t^beta nll_t`, over the T continuation tokens, where `p_t = exp(-nll_t)` is a weight through which
-no gradient flows (arXiv:2502.19301).
+The loss is `-1/T sum_t p_t^beta nll_t`, over the T continuation tokens, where `p_t = exp(-nll_t)` is a weight through
+which no gradient flows (arXiv:2502.19301).
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from memhooks.unlearn.objectives.term import Retain, Term, check_positive, token
 class WeightedAscent:
     """Mean over tokens, mean over paragraphs; in nats per token.
 
-    Its value lies in `[-1/(e beta), 0]` and is near 0 both for certain and for forgotten tokens: it does not say how far
-    one has come, only its gradient is meant. The retain term is the NLL with weight 1, as in common toolkits.
+    Its value lies in `[-1/(e beta), 0]` and is near 0 both for certain and for forgotten tokens: it does not say how
+    far one has come, only its gradient is meant. The retain term is the NLL with weight 1, as in common toolkits.
 
     Attributes:
         beta: power of the weight. Positive; published 1; near 0 this is gradient ascent.
