@@ -143,9 +143,10 @@ def queries_needed(log_probability: Numbers, *, p: float = 0.5) -> Float[np.ndar
     if not (logs <= 0).all():
         raise InputError(f"log-probabilities must be at most 0, got {logs[~(logs <= 0)].flat[0]}")
     with np.errstate(divide="ignore", over="ignore"):
-        # -log(1 - p_z) is p_z itself where p_z is tiny: no difference from one is ever taken.
-        exact = np.log1p(-p) / np.log(-np.expm1(np.maximum(logs, _TINY)))
-        tiny = np.exp(np.log(-np.log1p(-p)) - logs)
+        # log(1 - p_z) by the form that keeps its digits, for p_z near one and near zero.
+        failing = np.where(logs > -np.log(2), np.log(-np.expm1(logs)), np.log1p(-np.exp(logs)))
+        exact = np.log1p(-p) / failing
+        tiny = np.exp(np.log(-np.log1p(-p)) - logs)  # log(1 - p_z) is -p_z
     needed = np.where(logs < _TINY, tiny, exact)
     return np.asarray(np.maximum(1.0, np.ceil(needed * (1 - _ROUNDING))))
 

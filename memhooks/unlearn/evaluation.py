@@ -4,12 +4,12 @@
 2. The weights change: in place, by any method.
 3. `evaluate` measures the same again and puts both side by side, with intervals over clusters of near-duplicates.
 
-`measures="core"` takes four passes over the sets and is meant for comparisons that call it a thousand times; `"all"` also asks for
+`measures="core"` takes four passes over the sets, for comparisons that call it a thousand times; `"all"` also asks for
 shallow forgetting, speaks, and attacks membership (`forgotten`, `kept`, `privacy`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -36,10 +36,7 @@ from memhooks.unlearn.kept import (
     pooled_rows,
 )
 from memhooks.unlearn.privacy import DISTANCE_ROWS, SCORES, distance_to_twin, membership_rows, membership_scores
-from memhooks.unlearn.recited import summary
 from memhooks.unlearn.rows import Estimated, Row, mean_rows, ratio_row, table
-
-__all__ = ["Untouched", "evaluate", "summary", "summary_row", "untouched"]  # summary: until the study has changed
 
 Nodes = dict[str, xr.Dataset]
 
@@ -73,6 +70,23 @@ class Untouched:
     seed: int
     shape: tuple[int, int, int]
     model_hash: str
+
+    def of_forget(self, rows: Sequence[int]) -> "Untouched":
+        """The same for some of the forget set alone, without measuring anything again."""
+        chosen = list(rows)
+        sets = {**self.sets, "forget": self.sets["forget"].select(chosen)}
+        nodes = [
+            {**one, "forget": one["forget"].isel(paragraph=chosen)} if one else one for one in (self.before, self.twin)
+        ]
+        theirs = None if self.twin_log_probabilities is None else self.twin_log_probabilities[chosen]
+        return replace(
+            self,
+            sets=sets,
+            clusters={**self.clusters, "forget": self.clusters["forget"][chosen]},
+            before=nodes[0],
+            twin=nodes[1],
+            twin_log_probabilities=theirs,
+        )
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(one)} {name}" for name, one in self.sets.items())
@@ -127,8 +141,7 @@ def untouched(  # noqa: PLR0913 - three sets, and one word each on how they are 
         shape_of(model),
         model_hash(model),
     )
-    about.before.update(_measured(model, about, measures))
-    return about
+    return replace(about, before=_measured(model, about, measures))
 
 
 def evaluate(model: HookedModel, before: Untouched, *, measures: Measures | None = None) -> xr.DataTree:

@@ -17,7 +17,6 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from memhooks.measure.intervals import Interval, interval_ends
 from memhooks.measure.recitation import in_loop, with_own_continuation
 from memhooks.model.decoding import scored_logits
 from memhooks.model.labelled import Variable, labelled
@@ -25,7 +24,7 @@ from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.unlearn.forgotten import recited
-from memhooks.unlearn.rows import COLUMNS, Estimated, Row, drawn_weights
+from memhooks.unlearn.rows import COLUMNS, Estimated, Row, drawn_weights, interval
 
 _MOST_LOGITS = 2**24
 
@@ -196,37 +195,30 @@ def pooled_rows(
     before: xr.Dataset, after: xr.Dataset, *, clusters: Int[np.ndarray, " paragraph"], seed: int
 ) -> list[Estimated]:
     """The rows on held-out text that pool all tokens: 99th percentile of KL, perplexity and its ratio."""
-    weights, n_clusters = drawn_weights(clusters, seed=seed)
+    weights = drawn_weights(clusters, seed=seed)
     share = weights / weights.sum(1, keepdims=True)
-
-    def estimate(point: np.ndarray, drawn: np.ndarray) -> Interval:
-        return np.asarray(point), *interval_ends(drawn, n_clusters, 0.95)
-
     tails = [_tail(each["kl_by_token"].values, weights) for each in (before, after)]
-    change = tuple(one - other for one, other in zip(tails[1], tails[0], strict=True))
-    surprise = [each["nll"].values for each in (before, after)]
-    logs = [(nll.mean(), share @ nll) for nll in (*surprise, surprise[1] - surprise[0])]
-    perplexity = [tuple(map(np.exp, log)) for log in logs]
-    difference = tuple(one - other for one, other in zip(perplexity[1], perplexity[0], strict=True))
-    less_one = tuple(ratio - 1 for ratio in perplexity[2])
-    one = (np.array(1.0), np.array(1.0), np.array(1.0))
-    tail, ppl = [*tails, change], [*perplexity[:2], difference]
+    surprise = [share @ each["nll"].values for each in (before, after)]
+    perplexity, ratio = np.exp(surprise), np.exp(surprise[1] - surprise[0])
+    found = {
+        _TAIL: (*tails, tails[1] - tails[0]),
+        _PERPLEXITY: (*perplexity, perplexity[1] - perplexity[0]),
+        _RATIO: (np.ones_like(ratio), ratio, ratio - 1),
+    }
     return [
-        Estimated(_TAIL, dict(zip(COLUMNS, (estimate(*each) for each in tail), strict=False))),
-        Estimated(_PERPLEXITY, dict(zip(COLUMNS, (estimate(*each) for each in ppl), strict=False))),
-        Estimated(_RATIO, {"before": one, "after": estimate(*perplexity[2]), "change": estimate(*less_one)}),
+        Estimated(row, {column: interval(each, clusters) for column, each in zip(COLUMNS, drawn, strict=False)})
+        for row, drawn in found.items()
     ]
 
 
 def _tail(
     values: Float[np.ndarray, "paragraph pos"], weights: Int[np.ndarray, "draw paragraph"], *, q: float = 0.99
-) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest value that a share `q` of all tokens does not exceed, in the set and in each resampled set."""
+) -> Float[np.ndarray, " draw"]:
+    """The smallest value that a share `q` of all tokens does not exceed, in each resampled set."""
     flat = values.reshape(-1)
     order = flat.argsort(kind="stable")
-    ordered, paragraph = flat[order], np.repeat(np.arange(len(values)), values.shape[1])[order]
-    every = np.vstack([np.ones(len(values), weights.dtype), weights])
-    below = every[:, paragraph].cumsum(1)
+    paragraph = np.repeat(np.arange(len(values)), values.shape[1])[order]
+    below = weights[:, paragraph].cumsum(1)
     # So many tokens must lie at or below it; the small number keeps 0.99 * 100 from being 100.
     at = (below < np.ceil(q * below[:, -1:] - 1e-9)).sum(1)
-    return np.asarray(ordered[at[0]]), ordered[at[1:]]
+    return flat[order][at]

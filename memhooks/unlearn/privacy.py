@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.measure.intervals import Interval, interval_ends
 from memhooks.model.checks import check_batch_size
 from memhooks.model.decoding import scored_logits
 from memhooks.model.labelled import Variable, labelled
@@ -24,7 +23,7 @@ from memhooks.model.provenance import provenance
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.progress import tracked
 from memhooks.unlearn.kept import continuation_log_probabilities, divergence
-from memhooks.unlearn.rows import COLUMNS, Estimated, Row, drawn_weights
+from memhooks.unlearn.rows import Estimated, Row, drawn_weights, interval
 
 SCORES = {"loss": "loss", "min_k": "min-k", "min_k_pp": "min-k++"}
 """Scores by variable, with the names that the literature has for them."""
@@ -109,24 +108,17 @@ def membership_rows(
     seed: int,
 ) -> list[Estimated]:
     """The AUC of each score, `before`, `after` and of the `twin`, with intervals over both sets' clusters."""
-    own, n_own = drawn_weights(clusters[0], seed=seed)
-    theirs, n_theirs = drawn_weights(clusters[1], seed=seed + 1)
+    own, theirs = drawn_weights(clusters[0], seed=seed), drawn_weights(clusters[1], seed=seed + 1)
     size = own.sum(1) * theirs.sum(1)
     found = []
     for name, said in SCORES.items():
-        points, draws = {}, {}
-        for column in forget:
-            wins = _wins(forget[column][name].values, unseen[column][name].values)
-            points[column], draws[column] = wins.mean(), ((own @ wins) * theirs).sum(1) / size
-        points["change"] = points["after"] - points["before"]
-        draws["change"] = draws["after"] - draws["before"]
-        intervals: dict[str, Interval] = {
-            column: (np.asarray(points[column]), *interval_ends(draws[column], min(n_own, n_theirs), 0.95))
-            for column in COLUMNS
-            if column in points
+        drawn = {
+            column: ((own @ _wins(forget[column][name].values, unseen[column][name].values)) * theirs).sum(1) / size
+            for column in forget
         }
+        drawn["change"] = drawn["after"] - drawn["before"]
         row = Row(f"membership AUC: {said}", "privacy", "0.5 = cannot be told from unread text", "the twin's")
-        found.append(Estimated(row, intervals))
+        found.append(Estimated(row, {column: interval(each, *clusters) for column, each in drawn.items()}))
     return found
 
 

@@ -20,8 +20,10 @@ class Recipe:
 
     Attributes:
         objective: a name in `OBJECTIVES`, or any `objective(model, forget, *, seed) -> Term`.
-        retain: the term that holds the model to the retained text: "kl", "nll" or "none"; None takes the objective's.
-        retain_weight: its weight beside the objective, both means over paragraphs; None takes the objective's.
+        retain: the term that holds the model to the retained text: "kl", "nll" or "none"; None takes the objective's
+            own.
+        retain_weight: its weight beside the objective, both means over paragraphs; None takes the objective's own. The
+            gradient of an NLL stays as large as it is while KL grows from nothing, so it weighs a hundred times more.
         optimizer: of the masked entries; "adam" and "sgd" couple the decay to the gradient, "adamw" does not.
         lr: step size. Adam's first step moves every chosen weight by exactly this.
         weight_decay: of the masked entries alone.
@@ -33,7 +35,7 @@ class Recipe:
 
     objective: str | Callable[..., Term] = "gradient_ascent"
     retain: str | None = "kl"
-    retain_weight: float | None = 1.0
+    retain_weight: float | None = 100.0
     optimizer: Optimizer = "adam"
     lr: float = 1e-3
     weight_decay: float = 0.0

@@ -11,12 +11,15 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from memhooks.measure.intervals import Interval, bootstrap_mean, bootstrap_ratio
+from memhooks.measure.intervals import bootstrap_mean, bootstrap_ratio, interval_ends
 from memhooks.model.labelled import Variable, labelled
 
 COLUMNS = ("before", "after", "change", "twin")
 
-_NOTHING: Interval = (np.array(np.nan), np.array(np.nan), np.array(np.nan))
+Ends = tuple[float, float, float]
+"""A number, and the lower and upper end of its interval."""
+
+_NOTHING: Ends = (np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Estimated:
     """A row with its numbers: each one with the ends of its 95 % interval."""
 
     row: Row
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    intervals: Mapping[str, Ends] = field(default_factory=dict)
 
 
 def mean_rows(
@@ -65,9 +68,9 @@ def mean_rows(
         for column, result in measured.items()
     }
     values["change"] = values["after"] - values["before"]
-    mean, low, high = bootstrap_mean(np.stack(list(values.values()), 1), seed=seed, clusters=clusters)
+    found = bootstrap_mean(np.stack(list(values.values()), 1), seed=seed, clusters=clusters)
     return [
-        Estimated(rows[name], {column: (mean[i, j], low[i, j], high[i, j]) for i, column in enumerate(values)})
+        Estimated(rows[name], {column: _ends(*(each[i, j] for each in found)) for i, column in enumerate(values)})
         for j, name in enumerate(names)
     ]
 
@@ -83,17 +86,24 @@ def ratio_row(
 ) -> Estimated:
     """Ratio of means over the same paragraphs: never the mean of ratios, which the smallest reference rules."""
     parts = np.stack([before, after, after - before], -1).astype(np.float64)
-    ratio, low, high = bootstrap_ratio(parts, reference.astype(np.float64), seed=seed, clusters=clusters)
-    return Estimated(row, {column: (ratio[i], low[i], high[i]) for i, column in enumerate(COLUMNS[:3])})
+    found = bootstrap_ratio(parts, reference.astype(np.float64), seed=seed, clusters=clusters)
+    return Estimated(row, {column: _ends(*(each[i] for each in found)) for i, column in enumerate(COLUMNS[:3])})
 
 
 def drawn_weights(
     clusters: Int[np.ndarray, " paragraph"], *, seed: int, n_draws: int = 2000
-) -> tuple[Int[np.ndarray, "draw paragraph"], int]:
-    """How often each paragraph is in each resampled set, and how many clusters there are to draw from."""
+) -> Int[np.ndarray, "draw paragraph"]:
+    """How often each paragraph is in each resampled set; row 0 is the set itself."""
     label = np.unique(clusters, return_inverse=True)[1]
     n = int(label.max()) + 1
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_draws)[:, label], n
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_draws)
+    return np.vstack([np.ones(n, times.dtype), times])[:, label]
+
+
+def interval(drawn: Float[np.ndarray, " draw"], *clusters: Int[np.ndarray, " _"]) -> Ends:
+    """A number with the ends of its interval, from its values in the rows of `drawn_weights` of these sets."""
+    fewest = min(len(np.unique(each)) for each in clusters)
+    return _ends(drawn[0], *interval_ends(drawn[1:], fewest, 0.95))
 
 
 def table(estimates: Sequence[Estimated], about: Mapping[str, object]) -> xr.Dataset:
@@ -101,7 +111,7 @@ def table(estimates: Sequence[Estimated], about: Mapping[str, object]) -> xr.Dat
     rows = [each.row for each in estimates]
     variables, unit = {}, "in the row's unit"
     for column in COLUMNS:
-        found = np.array([[float(x) for x in each.intervals.get(column, _NOTHING)] for each in estimates])
+        found = np.array([each.intervals.get(column, _NOTHING) for each in estimates])
         said = {
             "before": f"{unit}: the model as it was",
             "after": f"{unit}: the model now",
@@ -115,3 +125,7 @@ def table(estimates: Sequence[Estimated], about: Mapping[str, object]) -> xr.Dat
     for name in ("about", "unit", "ideal"):
         variables[name] = Variable(np.array([getattr(row, name) for row in rows]), ("row",), "text")
     return labelled(about, **variables)
+
+
+def _ends(point: np.floating | np.ndarray, low: np.floating | np.ndarray, high: np.floating | np.ndarray) -> Ends:
+    return float(point), float(low), float(high)

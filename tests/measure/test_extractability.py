@@ -1,5 +1,6 @@
 import inspect
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -141,7 +142,11 @@ def test_the_number_of_samples_is_finite_where_the_probability_is_no_longer_a_nu
     assert queries_needed(-500.0) == pytest.approx(math.log(2) * math.exp(500), rel=1e-9)
     assert queries_needed(-np.inf) == np.inf
     around = queries_needed(np.array([-30 - 1e-9, -30 + 1e-9]))  # both formulas agree where they meet
-    assert around[0] == pytest.approx(around[1], rel=1e-6)
+    assert around[0] == pytest.approx(around[1], rel=1e-8)
+    for log_p in (-5.0, -20.0, -29.0, -35.0):
+        p_z = Fraction(math.exp(log_p))  # log(1 - p_z) by its series, in exact arithmetic
+        failing = -float(sum(p_z**i / i for i in range(1, 12)))
+        assert queries_needed(log_p) == pytest.approx(math.log(0.5) / failing, rel=1e-9, abs=1)
     assert queries_needed([0.0, -1e-12]).tolist() == [1.0, 1.0]
     assert (np.diff(queries_needed(-np.linspace(0, 500, 200))) >= 0).all()
 

@@ -72,7 +72,7 @@ def test_every_weight_outside_the_mask_stays_bit_identical(model, sets, fraction
 def test_records_are_what_recitation_measures_of_the_model_at_that_moment(model, sets, mask):
     forget, retain = sets
     frozen = continuation_logits(model, retain).log_softmax(-1).detach()
-    recipe = Recipe(n_steps=3, lr=1e-2)
+    recipe = Recipe(n_steps=3, lr=1e-2, retain_weight=1.0)
     with torch.no_grad():
         for record in unlearning_steps(model, forget, retain, mask, recipe=recipe):
             if record.step == recipe.n_steps:  # the update follows the record

@@ -13,13 +13,16 @@ from functools import reduce
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 
 from memhooks.errors import InputError
 
+SMALL = 1 << 14
+"""Where there are no more numbers than this, all are candidates."""
+
 SAMPLED = 1 << 20
-"""Numbers in the sample; where there are no more than that, all are candidates."""
+"""Most numbers in the sample, which holds one in 64 where that is fewer."""
 
 CHUNK = 1 << 19
 """Numbers read at once: 2 MB of float32, which the second-level cache holds."""
@@ -31,7 +34,7 @@ class Part:
 
     name: str
     start: int
-    scores: Float[Tensor, " entry"]
+    scores: Shaped[Tensor, " entry"]
 
 
 def best(parts: Sequence[Part], k: int, *, smallest: bool = False) -> list[Int32[Tensor, " _"]]:
@@ -65,9 +68,9 @@ def _of_one_dtype(parts: Sequence[Part]) -> list[Part]:
 def _cuts(parts: Sequence[Part], k: int, *, smallest: bool) -> Iterator[float | None]:
     """Thresholds that more and more numbers pass; the last, None, lets all pass."""
     n = sum(len(part.scores) for part in parts)
-    if n > SAMPLED and k < n:
+    if n > SMALL:
         generator = torch.Generator().manual_seed(0)
-        sample = torch.cat([_sampled(part, SAMPLED / n, generator) for part in parts])
+        sample = torch.cat([_sampled(part, min(SAMPLED / n, 1 / 64), generator) for part in parts])
         expected = k * len(sample) / n
         margin = 4 * math.sqrt(expected) + 10
         while (rank := math.ceil(expected + margin)) < len(sample):

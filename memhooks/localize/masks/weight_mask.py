@@ -31,7 +31,7 @@ class WeightMask:
         InputError: indices of another dtype, out of order, repeated, or outside their parameter.
     """
 
-    indices: Mapping[str, Indices]
+    indices: Mapping[str, Tensor]  # checked below, in typed tests and without
     sizes: Mapping[str, int]
     model_hash: str = ""
 
@@ -151,7 +151,7 @@ class WeightMask:
             )
             raise InputError(
                 f"the masks choose from different parameters: {differ[0]} has {self.sizes.get(differ[0], 'no')} "
-                f"entries in one and {other.sizes.get(differ[0], 'no')} in the other"
+                f"entries in one and {other.sizes.get(differ[0], 'no')} entries in the other"
             )
         if self.model_hash and other.model_hash and self.model_hash != other.model_hash:
             raise InputError(

@@ -1,0 +1,1 @@
+"""Which way to unlearn costs least? Every method tuned with the same budget, judged on other paragraphs."""

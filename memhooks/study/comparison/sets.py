@@ -1,0 +1,130 @@
+"""The paragraphs of a comparison: tuned on some, judged on others, held back by a third kind, no overlap anywhere."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from memhooks.errors import InputError
+from memhooks.measure.recitation import recitation, with_own_continuation
+from memhooks.model.loading import HookedModel, load_model
+from memhooks.organism.paragraphs import load_controls, load_planted
+from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.paragraphs.splits import clusters
+from memhooks.unlearn.evaluation import Untouched, untouched
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many paragraphs of each kind, one per cluster of near-duplicates.
+
+    Attributes:
+        n_tuned: to tune on.
+        n_judged: to report.
+        n_together: unlearned at once in the large forget set.
+        n_retain: memorized ones that hold the model, and as many never-seen ones.
+        n_others: memorized ones that should stay, never used in training.
+        n_held_out: never-seen ones on which language is measured.
+        n_seeds: of retained paragraphs and random masks; the judged paragraphs share them out.
+        n_steps: of every run, at most.
+    """
+
+    n_tuned: int = 8
+    n_judged: int = 24
+    n_together: int = 16
+    n_retain: int = 24
+    n_others: int = 16
+    n_held_out: int = 10
+    n_seeds: int = 3
+    n_steps: int = 16
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Models and paragraphs, drawn by a seed; what is slow is computed once."""
+
+    sizes: Sizes
+    seed: int
+
+    @cached_property
+    def model(self) -> HookedModel:
+        """The organism, bit for bit as shipped between runs."""
+        return load_model("organism")
+
+    @cached_property
+    def twin(self) -> HookedModel:
+        """The model that never read what is unlearned."""
+        return load_model("organism-twin")
+
+    @cached_property
+    def memorized(self) -> dict[str, Paragraphs]:
+        """Paragraphs that the organism recites in full: `tuned`, `judged`, `retain` and `others`.
+
+        Raises:
+            InputError: there are too few.
+        """
+        planted = load_planted("A")
+        recited = planted.select(recitation(self.model, planted)["full_match"].values)
+        label = clusters(recited)
+        first = torch.tensor([int((label == one).nonzero()[0]) for one in label.unique()])  # one per cluster
+        s = self.sizes
+        numbers = {"tuned": s.n_tuned, "judged": s.n_judged, "retain": s.n_retain, "others": s.n_others}
+        if sum(numbers.values()) > len(first):
+            raise InputError(f"{sum(numbers.values())} recited paragraphs are needed, there are {len(first)}")
+        generator = torch.Generator().manual_seed(self.seed)
+        order = first[torch.randperm(len(first), generator=generator)]
+        parts = order[: sum(numbers.values())].split(list(numbers.values()))
+        return {name: recited.select(part) for name, part in zip(numbers, parts, strict=True)}
+
+    @cached_property
+    def unread(self) -> dict[str, Paragraphs]:
+        """Never-seen paragraphs: `retain` and `held_out`."""
+        drawn = load_controls("prose").sample(self.sizes.n_retain + self.sizes.n_held_out, seed=self.seed)
+        order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(self.seed))
+        return {
+            "retain": drawn.select(order[: self.sizes.n_retain]),
+            "held_out": drawn.select(order[self.sizes.n_retain :]),
+        }
+
+    @cached_property
+    def before(self) -> Untouched:
+        """The untouched model on everything that may be unlearned, and on what should stay."""
+        forget = self.joined(self.memorized["tuned"], self.memorized["judged"])
+        return untouched(
+            self.model,
+            forget,
+            others=self.memorized["others"],
+            held_out=self.unread["held_out"],
+            twin=self.twin,
+            seed=self.seed,
+        )
+
+    def before_of(self, forget: Paragraphs) -> Untouched:
+        """The untouched model on some of the paragraphs that may be unlearned; nothing is measured again."""
+        return self.before.of_forget([self.before.sets["forget"].ids.index(name) for name in forget.ids])
+
+    def retain(self, seed: int) -> Paragraphs:
+        """Half of the retained paragraphs, memorized and never-seen alike; each seed draws its own."""
+        half = self.sizes.n_retain // 2
+        own = (self.memorized["retain"].sample(half, seed=seed), self.unread["retain"].sample(half, seed=seed))
+        return self.joined(*own)
+
+    def published_keep(self, seed: int) -> Paragraphs:
+        """Ten never-seen paragraphs with the model's own continuations, as published."""
+        return with_own_continuation(self.model, self.unread["retain"].sample(10, seed=seed))
+
+    def joined(self, *sets: Paragraphs) -> Paragraphs:
+        """Several sets as one."""
+        ids = tuple(name for one in sets for name in one.ids)
+        return Paragraphs(torch.cat([one.tokens for one in sets]), sets[0].n_prefix, ids=ids)
+
+    def chosen(self, phase: str, size: int, number: int) -> Paragraphs:
+        """The paragraphs to forget of one run: a single one, or several together.
+
+        Args:
+            phase: `tune` or `judge`.
+            size: how many are unlearned at once.
+            number: which paragraph; of several together which draw.
+        """
+        pool = self.memorized["tuned" if phase == "tune" else "judged"]
+        return pool.select([number]) if size == 1 else pool.sample(size, seed=self.seed + number)
