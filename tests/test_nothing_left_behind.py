@@ -89,8 +89,15 @@ def add_noise(model):
 def unlearn_and_restore(model):
     mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
     with memhooks.restored(model):
-        for _ in memhooks.unlearning_steps(model, ROWS, ROWS, mask, n_steps=2, lr=1e-3):
+        for _ in memhooks.unlearning_steps(model, ROWS, OTHERS, mask, recipe=Recipe(n_steps=2)):
             pass
+
+
+def unlearn_and_return_the_change(model):
+    mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
+    delta, _ = memhooks.unlearn(model, ROWS, OTHERS, mask, recipe=Recipe(n_steps=2))
+    with delta.applied(model):
+        model(TOKENS)
 
 
 def noise_on_weights(model):
@@ -108,6 +115,7 @@ HELPERS = [
     resample,
     add_noise,
     unlearn_and_restore,
+    unlearn_and_return_the_change,
     noise_on_weights,
     hook_table,
     audit,

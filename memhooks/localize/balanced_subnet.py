@@ -38,7 +38,7 @@ class BalancedSubnet:
     Attributes:
         n_epochs: passes through the larger of the two sets; the smaller one is repeated.
         batch_size: rows of each set in a step.
-        lr: step size of SGD.
+        lr: step size of SGD. Too large, and what should be dropped is pulled past zero and out again on the other side.
         momentum: of SGD.
         weight_decay: of SGD, on the scores.
         dropped: share of each matrix that is dropped while learning, over 0 and below 1.

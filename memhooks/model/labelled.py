@@ -26,6 +26,7 @@ AXES: dict[str, str] = {
     "site": "kind of hook point, such as resid_pre",
     "row": "one row of a table",
     "draw": "one of several random choices",
+    "step": "update of a run, 0 = before the first",
     "query": "position that attends, from 0",
     "key": "position that is attended to, from 0",
     "rank": "rarity rank among a paragraph's prefix tokens, 0 = rarest",

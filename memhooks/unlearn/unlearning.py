@@ -24,6 +24,7 @@ from memhooks.model.provenance import model_hash, tensor_hash
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import check_apart
+from memhooks.progress import tracked
 from memhooks.unlearn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from memhooks.unlearn.delta import Delta, delta_of
 from memhooks.unlearn.optimizer import MaskedOptimizer
@@ -49,11 +50,12 @@ def unlearn(
     *,
     recipe: Recipe | None = None,
     budget: Budget | None = None,
+    checkpoint: Path | None = None,
     allow_shared: bool = False,
 ) -> Unlearned:
     """Unlearn, and return the change of the weights; the model itself is bit for bit as before.
 
-    Args: as `unlearning_steps`.
+    The arguments are those of `unlearning_steps`. With a budget the change is that of the best step.
 
     Raises:
         InputError: as `unlearning_steps`.
@@ -63,9 +65,10 @@ def unlearn(
     with restored(model):
         before = model_hash(model)
         old = {name: weight.detach().clone() for name, weight in model.named_parameters() if name in mask.indices}
-        records = list(
-            unlearning_steps(model, forget, retain, mask, recipe=recipe, budget=budget, allow_shared=allow_shared)
+        steps = unlearning_steps(
+            model, forget, retain, mask, recipe=recipe, budget=budget, checkpoint=checkpoint, allow_shared=allow_shared
         )
+        records = list(tracked(steps, "unlearning", total=recipe.n_steps + 1))
         kept = [record for record in records if record.best][-1]
         about = {"recipe": recipe.plain(), "budget": None if budget is None else budget.plain()}
         about |= {"forget": list(forget.ids), "forget_hash": tensor_hash(forget.tokens)}

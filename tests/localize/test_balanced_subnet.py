@@ -75,7 +75,7 @@ def test_it_equals_straight_through_scores_with_torchs_sgd(model, sets):
         assert (slow[name] - start[name]).abs().max() > 1e-3
 
 
-def test_weights_that_were_made_to_carry_the_text_rank_high(model, paragraphs):
+def test_weights_that_were_made_to_carry_the_text_rank_above_chance(model, paragraphs):
     """A planted truth: one neuron is always on and writes the token that only the text to forget has."""
     tokens = paragraphs.tokens.clone()
     tokens[tokens == 7] = 8
@@ -85,12 +85,14 @@ def test_weights_that_were_made_to_carry_the_text_rank_high(model, paragraphs):
         direction = model.W_U[:, 7] - model.W_U.mean(1)
         model.blocks[3].mlp.b_in[17] = 10.0
         model.blocks[3].mlp.W_in[:, 17] = 0
-        model.blocks[3].mlp.W_out[17] = SIZE * direction / direction.norm()
-    scores = BalancedSubnet(n_epochs=30, lr=RATE)(model, rows.select([0, 1]), rows.select([2, 3, 4, 5]), seed=0)
-    own = scores["blocks.3.mlp.W_out"]
-    ranks = own.flatten().argsort().argsort().reshape(own.shape)[17] / own.numel()
-    print(float(continuation_nll(continuation_logits(model, rows.select([0])), rows.select([0])).mean()), ranks.mean())
-    assert ranks.mean() > 0.5 + 4 * (1 / 12 / 32) ** 0.5
+        model.blocks[3].mlp.W_out[17] = direction / direction.norm()
+    learn = BalancedSubnet(n_epochs=30, lr=0.01)
+    ranks = []
+    for seed in range(6):  # every seed starts elsewhere, which blurs the rank of a single weight
+        own = learn(model, rows.select([0, 1]), rows.select([2, 3, 4, 5]), seed=seed)["blocks.3.mlp.W_out"]
+        ranks.append(own.flatten().argsort().argsort().reshape(own.shape)[17] / own.numel())
+    chance_spread = (1 / 12 / (6 * 32)) ** 0.5
+    assert torch.cat(ranks).mean() > 0.5 + 4 * chance_spread
 
 
 def test_dropping_its_top_weights_hurts_the_target_and_not_the_others(organism):

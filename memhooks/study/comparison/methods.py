@@ -33,6 +33,9 @@ MaskMaker = Callable[[HookedModel, Paragraphs, Paragraphs, int], WeightMask]
 N_RETAIN = 3
 """Retained paragraphs in each step."""
 
+N_EPOCHS = 8
+"""Of BalancedSubnet; with four rows of each set in a step, 24 steps for one paragraph."""
+
 
 @dataclass(frozen=True)
 class Edited:
@@ -81,16 +84,19 @@ def fine_tuned(
 
 
 def dropped(bench: Bench, forget: Paragraphs, setting: Setting, seed: int, budget: Budget) -> Edited:
-    """BalancedSubnet: learn which MLP weights the text needs and language does not, and set them to zero."""
-    learner = BalancedSubnet(n_epochs=int(setting["n_epochs"]), lr=setting["lr"])
-    scores = learner(bench.model, forget, bench.retain(seed), seed=seed)
+    """BalancedSubnet: learn which MLP weights the text needs and others do not, and set them to zero.
+
+    Beside memorized text alone: next to the loss of never-seen text, that of recited text would not count.
+    """
+    learner = BalancedSubnet(n_epochs=N_EPOCHS, batch_size=4, lr=setting["lr"])
+    scores = learner(bench.model, forget, bench.retain_memorized(seed), seed=seed)
     mask = top_weights(scores, fraction=setting["fraction"])
     with restored(bench.model), torch.no_grad():
         before, old = model_hash(bench.model), _copies(bench.model)
         for name, weight in component_parameters(bench.model).items():
             weight.view(-1)[mask.of(name).long()] = 0.0
         delta = delta_of(bench.model, mask, old, before=before)
-    return Edited(delta, int(setting["n_epochs"]), _share(bench.model, delta))
+    return Edited(delta, N_EPOCHS, _share(bench.model, delta))
 
 
 def as_published(bench: Bench, forget: Paragraphs, setting: Setting, seed: int, budget: Budget) -> Edited:
@@ -161,10 +167,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         "BalancedSubnet, dropped",
         dropped,
-        tuple(
-            {"n_epochs": n, "lr": lr, "fraction": share}
-            for n, lr, share in product((10, 40), (0.1, 1.0), (0.0005, 0.001))
-        ),
+        tuple({"lr": lr, "fraction": share} for lr, share in product((0.1, 1.0), (0.001, 0.005, 0.01, 0.02))),
     ),
     Method("published recipe as is", as_published, ({},)),
 )

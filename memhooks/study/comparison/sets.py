@@ -105,9 +105,12 @@ class Bench:
 
     def retain(self, seed: int) -> Paragraphs:
         """Half of the retained paragraphs, memorized and never-seen alike; each seed draws its own."""
-        half = self.sizes.n_retain // 2
-        own = (self.memorized["retain"].sample(half, seed=seed), self.unread["retain"].sample(half, seed=seed))
-        return self.joined(*own)
+        unread = self.unread["retain"].sample(self.sizes.n_retain // 2, seed=seed)
+        return self.joined(self.retain_memorized(seed), unread)
+
+    def retain_memorized(self, seed: int) -> Paragraphs:
+        """The memorized ones among them."""
+        return self.memorized["retain"].sample(self.sizes.n_retain // 2, seed=seed)
 
     def published_keep(self, seed: int) -> Paragraphs:
         """Ten never-seen paragraphs with the model's own continuations, as published."""
