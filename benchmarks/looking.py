@@ -5,22 +5,14 @@ shares a batch, memory is compared at the same batch. Floor: matrix products tha
 rate of a large one: forward, gradients of activations and of weights; for attention the layers up to the last pattern.
 """
 
-import argparse
-import json
-import os
-import subprocess
-import sys
-import time
-from typing import get_args
-
 import psutil
 import torch
-from rich.console import Console
 
 from benchmarks import official
 from benchmarks.floor import measured
-from benchmarks.outcome import Outcome, Peer, from_plain, table
-from benchmarks.setting import N_PREFIX, Setting, Shape, setting
+from benchmarks.outcome import Outcome, Peer
+from benchmarks.rows import command_line
+from benchmarks.setting import N_PREFIX, Setting
 from benchmarks.sweeps import scaled
 from memhooks.localize.attention import rare_token_attention
 from memhooks.localize.attention_rows import query_attention
@@ -107,49 +99,6 @@ def each_paragraph(at: Setting) -> Outcome:
 ROWS = {"probe": probe, "component-map": component_map, "each-paragraph": each_paragraph}
 
 
-def main() -> None:
-    """Print the table, or one row as a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does everything run?")
-    parser.add_argument("--row", choices=list(ROWS), action="append", help="only these")
-    parser.add_argument("--shape", choices=get_args(Shape), action="append", help="only these")
-    parser.add_argument("--json", action="store_true", help="in this process, as a line of JSON")
-    asked = parser.parse_args()
-    rows, shapes = asked.row or list(ROWS), asked.shape or list(get_args(Shape))
-    if asked.json:
-        at = setting(shapes[0], quick=asked.quick)
-        for row in rows:
-            sys.stdout.write(json.dumps(ROWS[row](at).plain()) + "\n")
-        return
-    start, console = time.perf_counter(), Console(width=max(200, Console().width))
-    outcomes = []
-    for shape in shapes:
-        for row in rows:
-            console.print(f"{time.perf_counter() - start:.0f} s: {row}, {shape}", style="dim")
-            outcomes.append(_in_own_process(row, shape, quick=asked.quick))
-    console.print(table(outcomes, f"Rows of {N_PREFIX} + 50 tokens, {torch.get_num_threads()} threads, float32"))
-    console.print(f"{time.perf_counter() - start:.0f} s in all")
-
-
-def _in_own_process(row: str, shape: str, *, quick: bool) -> Outcome:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.looking",
-        "--json",
-        "--shape",
-        shape,
-        "--row",
-        row,
-        *["--quick"] * quick,
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    if done.returncode:
-        sys.stderr.write(done.stderr.decode())
-        sys.exit(done.returncode)
-    return from_plain(json.loads(next(line for line in done.stdout.decode().splitlines() if line.startswith("{"))))
-
-
 def _summed_by_rank(at: Setting, rows: Paragraphs, counts: torch.Tensor) -> torch.Tensor:
     """What the peer sums, from the probe's attention."""
     attention = query_attention(at.model, rows.tokens[:, : N_PREFIX + 1], (N_PREFIX,), layers=(1,))
@@ -193,4 +142,4 @@ def _away(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    command_line("benchmarks.looking", __doc__, ROWS)

@@ -103,7 +103,7 @@ def _cells(one: Outcome, peer: Peer) -> list[str]:
         share,
         peer.name,
         _brief(peer.cost.seconds),
-        f"{ratio:.1f}",
+        f"{ratio:.1f}" if ratio >= 2 else f"{ratio:.2f}",
         met,
         peaks,
         f"{one.sample}; {peer.sample}",
@@ -112,4 +112,6 @@ def _cells(one: Outcome, peer: Peer) -> list[str]:
 
 
 def _brief(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{seconds:.2g}"
     return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.0f}"

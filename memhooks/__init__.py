@@ -12,17 +12,23 @@ if TYPE_CHECKING:
     from memhooks.inspection import inspect_paragraph
     from memhooks.localize.ablation import ablation_table
     from memhooks.localize.activation_gradients import activation_gradients, directions
+    from memhooks.localize.activation_norm import activation_norm
     from memhooks.localize.attention import rare_token_attention
     from memhooks.localize.attention_rows import attention_of
     from memhooks.localize.attribution import weight_gradients, weight_scores
+    from memhooks.localize.balanced_subnet import BalancedSubnet
     from memhooks.localize.cumulative import ablate_cumulatively
     from memhooks.localize.direct_effects import direct_effects
     from memhooks.localize.each_part import ablate_each, every_head, every_layer, silence_heads
     from memhooks.localize.hook_sweep import hook_sweep
     from memhooks.localize.localizers import LOCALIZERS
     from memhooks.localize.logit_lens import logit_lens
+    from memhooks.localize.masks.blocks import block, top_heads, top_neurons
+    from memhooks.localize.masks.files import load_mask, save_mask
     from memhooks.localize.masks.matched_random import matched_random_weights
-    from memhooks.localize.masks.top import top_weights
+    from memhooks.localize.masks.overlap import mask_overlap
+    from memhooks.localize.masks.random_anywhere import random_weights
+    from memhooks.localize.masks.top import all_but_top, bottom_weights, top_weights
     from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
     from memhooks.localize.memorization_head import memorization_head
     from memhooks.localize.noise import noise_counts, noise_doses
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from memhooks.localize.specificity import best_first, specificity
     from memhooks.localize.weight_search import search_weights
     from memhooks.measure.continuations import perturbed_continuations
+    from memhooks.measure.extractability import extractability, queries_needed
     from memhooks.measure.intervals import bootstrap_mean
     from memhooks.measure.pairs import Pairs, load_pairs, make_pairs, save_pairs
     from memhooks.measure.perturbation import perturb, perturb_exact_match
@@ -67,8 +74,11 @@ if TYPE_CHECKING:
     from memhooks.paragraphs.rarity import rarity_ranks
     from memhooks.paragraphs.splits import clusters, split
     from memhooks.study.study import Study
-    from memhooks.unlearn.evaluation import evaluate
-    from memhooks.unlearn.unlearning import restored, unlearning_steps
+    from memhooks.unlearn.delta import Delta, load_delta, save_delta
+    from memhooks.unlearn.evaluation import evaluate, summary_row, untouched
+    from memhooks.unlearn.objectives import OBJECTIVES
+    from memhooks.unlearn.recipe import Budget, Recipe
+    from memhooks.unlearn.unlearning import restored, unlearn, unlearning_steps
 
 _HOMES = {
     "errors": ("InputError",),
@@ -92,6 +102,7 @@ _HOMES = {
     "paragraphs.counts": ("unigram_counts",),
     "measure.recitation": ("recitation", "with_own_continuation"),
     "measure.token_scores": ("min_k", "token_scores"),
+    "measure.extractability": ("extractability", "queries_needed"),
     "measure.replacements": ("first2sec", "frequency_matched", "from_paragraphs", "uniform"),
     "measure.perturbation": ("perturb", "perturb_exact_match"),
     "measure.continuations": ("perturbed_continuations",),
@@ -125,10 +136,19 @@ _HOMES = {
     "localize.logit_lens": ("logit_lens",),
     "localize.direct_effects": ("direct_effects",),
     "localize.masks.weight_mask": ("WeightMask", "frozen_outside"),
-    "localize.masks.top": ("top_weights",),
+    "localize.masks.top": ("all_but_top", "bottom_weights", "top_weights"),
     "localize.masks.matched_random": ("matched_random_weights",),
-    "unlearn.unlearning": ("restored", "unlearning_steps"),
-    "unlearn.evaluation": ("evaluate",),
+    "localize.masks.files": ("load_mask", "save_mask"),
+    "localize.masks.overlap": ("mask_overlap",),
+    "localize.masks.random_anywhere": ("random_weights",),
+    "localize.masks.blocks": ("block", "top_heads", "top_neurons"),
+    "localize.balanced_subnet": ("BalancedSubnet",),
+    "localize.activation_norm": ("activation_norm",),
+    "unlearn.unlearning": ("restored", "unlearn", "unlearning_steps"),
+    "unlearn.evaluation": ("evaluate", "summary_row", "untouched"),
+    "unlearn.delta": ("Delta", "load_delta", "save_delta"),
+    "unlearn.recipe": ("Budget", "Recipe"),
+    "unlearn.objectives": ("OBJECTIVES",),
     "organism.paragraphs": ("load_controls", "load_natural", "load_planted", "load_unigram_counts"),
     "inspection": ("inspect_paragraph",),
     "study.study": ("Study",),
@@ -137,11 +157,16 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LOCALIZERS",
+    "OBJECTIVES",
+    "BalancedSubnet",
+    "Budget",
     "Cell",
     "Component",
+    "Delta",
     "InputError",
     "Pairs",
     "Paragraphs",
+    "Recipe",
     "Study",
     "WeightMask",
     "ablate_cumulatively",
@@ -150,10 +175,14 @@ __all__ = [
     "ablation_table",
     "activation_gradients",
     "activation_means",
+    "activation_norm",
+    "all_but_top",
     "attention_of",
     "audit",
     "best_first",
+    "block",
     "bootstrap_mean",
+    "bottom_weights",
     "centre_of_mass",
     "clusters",
     "component_scores",
@@ -167,6 +196,7 @@ __all__ = [
     "every_head",
     "every_layer",
     "export_model",
+    "extractability",
     "filtered",
     "first2sec",
     "frequency_matched",
@@ -179,6 +209,8 @@ __all__ = [
     "inspect_paragraph",
     "layer_shares",
     "load_controls",
+    "load_delta",
+    "load_mask",
     "load_means",
     "load_model",
     "load_natural",
@@ -188,6 +220,7 @@ __all__ = [
     "load_unigram_counts",
     "logit_lens",
     "make_pairs",
+    "mask_overlap",
     "matched_pairs",
     "matched_random_weights",
     "memorization_head",
@@ -207,6 +240,8 @@ __all__ = [
     "perturbed_continuations",
     "profile_contrasts",
     "published_statistic",
+    "queries_needed",
+    "random_weights",
     "range_maps",
     "rare_token_attention",
     "rare_token_heads",
@@ -214,6 +249,8 @@ __all__ = [
     "recitation",
     "recorded",
     "restored",
+    "save_delta",
+    "save_mask",
     "save_pairs",
     "save_paragraphs",
     "screen",
@@ -223,11 +260,16 @@ __all__ = [
     "silence_heads",
     "specificity",
     "split",
+    "summary_row",
     "token_scores",
+    "top_heads",
+    "top_neurons",
     "top_weights",
     "uniform",
     "unigram_counts",
+    "unlearn",
     "unlearning_steps",
+    "untouched",
     "weight_gradients",
     "weight_scores",
     "weight_similarity",

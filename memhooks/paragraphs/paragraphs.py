@@ -120,6 +120,27 @@ class Paragraphs:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
         return self.select(order.sort().values)
 
+    def parts(self, *sizes: int) -> "tuple[Paragraphs, ...]":
+        """The first so many paragraphs, the next so many, and so on.
+
+        Raises:
+            InputError: there are too few for the last part to have any.
+        """
+        ends = np.cumsum([0, *sizes])
+        return tuple(self.select(slice(int(start), int(end))) for start, end in zip(ends[:-1], ends[1:], strict=True))
+
+    def joined(self, *others: "Paragraphs") -> "Paragraphs":
+        """These paragraphs, then others of the same prefix and length, with their ids; other labels are dropped.
+
+        Raises:
+            InputError: another prefix or length.
+        """
+        for one in others:
+            if one.n_prefix != self.n_prefix or one.tokens.shape[1] != self.tokens.shape[1]:
+                raise InputError(f"only paragraphs of the same prefix and length can be joined, got {self} and {one}")
+        ids = tuple(name for one in (self, *others) for name in one.ids)
+        return Paragraphs(torch.cat([self.tokens, *(one.tokens for one in others)]), self.n_prefix, ids=ids)
+
     def with_continuation(self, continuation: Int[Tensor, "paragraph n_continuation"]) -> "Paragraphs":
         """The same prefixes followed by other tokens; the text is dropped."""
         return replace(self, tokens=torch.cat([self.prefix, continuation.cpu()], dim=1), text=None)

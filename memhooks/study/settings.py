@@ -18,11 +18,13 @@ class Settings:
     n_gradients: int = 32
     n_attention: int = 100
     n_unlearned: int = 4  # paragraphs, unlearned one at a time
-    n_retain: int = 4  # never-seen paragraphs in the retain term
-    n_others: int = 16  # other memorized paragraphs, to see whether they stay
+    n_retain: int = 12  # memorized paragraphs that hold the model meanwhile, and as many never-seen ones
+    n_others: int = 16  # other memorized paragraphs, never used in training, to see whether they stay
     fraction: float = 0.001  # of the grid's weights that sparse unlearning may move
-    n_steps: int = 20  # at most; unlearning stops where the twin, which never read the text, would be
-    lr_sparse: float = 1e-3
+    n_steps: int = 16  # at most
+    retain_weight: float = 50.0
+    lr_sparse: float = 4e-3
+    lr_random: float = 1e-2
     lr_all: float = 3e-5
 
 
@@ -36,6 +38,5 @@ FULL = Settings(
     n_gradients=96,
     n_attention=300,
     n_unlearned=12,
-    n_retain=8,
     n_others=48,
 )

@@ -23,11 +23,6 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.localize.attribution import weight_gradients
-from memhooks.localize.masks.matched_random import matched_random_weights
-from memhooks.localize.masks.top import top_weights
-from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
-from memhooks.localize.objectives import forget_nll
 from memhooks.measure.recitation import recitation, with_own_continuation
 from memhooks.model.export import check_writable
 from memhooks.model.labelled import AXES, save_result, versions
@@ -39,9 +34,7 @@ from memhooks.report.study_page import write_study_report
 from memhooks.study.interventions import Found, ablation_stage, lens_stage, patching_stage, perturbation_stage
 from memhooks.study.looking import attention_stage, gradients_stage, partly_recited
 from memhooks.study.settings import Settings
-from memhooks.study.unlearning_table import trial_rows, unlearning_table
-from memhooks.unlearn.evaluation import evaluate, summary
-from memhooks.unlearn.unlearning import restored, unlearning_steps
+from memhooks.study.unlearning import unlearning_stage, unlearning_table
 from memhooks.writing import whole_file
 
 Stage = Literal["recitation", "perturbation", "patching", "ablation", "lens", "gradients", "attention", "unlearning"]
@@ -167,7 +160,8 @@ class Study:
         return self.results["recitation"][name]["full_match"].values
 
     def _check_enough(self) -> None:
-        needed, there = self.settings.n_unlearned + 1, int(self._in_full("memorized").sum())
+        needed = self.settings.n_unlearned + self.settings.n_retain + 1
+        there = int(self._in_full("memorized").sum())
         if there < needed:
             raise InputError(f"the study needs {needed} paragraphs recited in full, the organism recites {there}")
 
@@ -184,40 +178,19 @@ class Study:
 
     def _unlearn(self) -> Iterator[dict[str, object]]:
         """Each target with three masks; the model is bit for bit restored in between."""
-        s, model = self.settings, self.organism
-        targets = self.memorized.sample(s.n_unlearned + s.n_others, seed=s.seed + 1)
-        others = targets.select(slice(s.n_unlearned, None))
-        unseen = load_controls("prose").sample(s.n_retain + s.n_others, seed=s.seed + 1)
-        retain, held_out = unseen.select(slice(0, s.n_retain)), unseen.select(slice(s.n_retain, None))
-        for row in range(s.n_unlearned):
-            target = targets.select([row])
-            goal = float(recitation(self.twin, target)["nll"].mean())
-            sets = {"target": target, "other memorized": others, "never seen": held_out}
-            untouched = {"mask": "untouched", "target": target.ids[0], "lr": 0.0, "steps": 0, "reached": False}
-            yield from trial_rows(untouched, summary(evaluate(model, sets)))
-            for name, (mask, lr) in self._masks(target, seed=s.seed + row).items():
-                with restored(model), frozen_outside(model, mask):
-                    n_steps = 0
-                    for record in unlearning_steps(model, target, retain, mask, n_steps=s.n_steps, lr=lr):
-                        if record.forget_nll >= goal:
-                            break
-                        n_steps = record.step + 1
-                    after = summary(evaluate(model, sets))
-                reached = after["target"]["nll"] >= goal
-                yield from trial_rows(
-                    {"mask": name, "target": target.ids[0], "lr": lr, "steps": n_steps, "reached": reached}, after
-                )
-
-    def _masks(self, target: Paragraphs, *, seed: int) -> dict[str, tuple[WeightMask, float]]:
-        """The weights that may move in each trial, and how fast."""
         s = self.settings
-        gradients = weight_gradients(self.organism, target, objective=forget_nll)
-        top, percent = top_weights(gradients, fraction=s.fraction), f"{100 * s.fraction:g} %"
-        return {
-            f"top {percent}": (top, s.lr_sparse),
-            f"random {percent}": (matched_random_weights(top, seed=seed), s.lr_sparse),
-            "all weights": (top_weights(gradients, fraction=1.0), s.lr_all),
-        }
+        memorized = self.memorized.sample(s.n_unlearned + s.n_retain + s.n_others, seed=s.seed + 1)
+        targets, kept, others = memorized.parts(s.n_unlearned, s.n_retain, s.n_others)
+        unseen = load_controls("prose").sample(s.n_retain + s.n_others, seed=s.seed + 1)
+        retain, held_out = unseen.parts(s.n_retain, s.n_others)
+        return unlearning_stage(
+            self.organism,
+            self.twin,
+            targets,
+            retain=kept.joined(retain),
+            kept={"other memorized": others, "never seen": held_out},
+            settings=s,
+        )
 
     def _keep(self, name: str, found: Mapping[str, xr.Dataset]) -> None:
         self.results[name] = dict(found)

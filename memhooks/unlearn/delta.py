@@ -110,7 +110,10 @@ def delta_of(
     parameters = dict(model.named_parameters())
     chosen = {name: own for name, own in mask.indices.items() if len(own)}
     values = [
-        {name: source[name].detach().flatten()[own.long().to(source[name].device)].cpu() for name, own in chosen.items()}
+        {
+            name: source[name].detach().flatten()[own.long().to(source[name].device)].cpu()
+            for name, own in chosen.items()
+        }
         for source in (old, parameters)
     ]
     return Delta(chosen, *values, before=before, after=model_hash(model), about=dict(about or {}))

@@ -4,7 +4,7 @@ A weight's gradient is the product of what its row reads and what pulls on its c
 entries of a matrix are chosen, only their products are taken; where many are, the whole matrix product is faster.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,7 @@ class MaskedGradients:
 def _place(model: HookedModel, name: str, own: Int[Tensor, " chosen"], size: int) -> _Place:
     d_model, d_head = model.cfg.d_model, model.cfg.d_head
     if ".mlp." in name:
-        width = model.cfg.d_mlp if name.endswith("W_in") else d_model
+        width = dict(model.named_parameters())[name].shape[1]
         rows, columns = own // width, own % width
     elif name.endswith("W_O"):  # [head, d_head, d_model]: the heads' rows lie one after the other
         rows, columns = own // d_model, own % d_model
@@ -80,13 +80,3 @@ def _entries(one: Matrix, place: _Place) -> Float[Tensor, " chosen"]:
             for rows, columns in zip(place.rows.split(some), place.columns.split(some), strict=True)
         ]
     )
-
-
-def gathered_order(mask: WeightMask) -> Mapping[str, slice]:
-    """Which part of a vector of a mask's entries belongs to which parameter."""
-    ends, start = {}, 0
-    for name, own in mask.indices.items():
-        if len(own):
-            ends[name] = slice(start, start + len(own))
-            start += len(own)
-    return ends

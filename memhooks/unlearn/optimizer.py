@@ -91,6 +91,4 @@ def _optimizer(values: Tensor, recipe: Recipe) -> torch.optim.Optimizer:
         case "adamw":
             return torch.optim.AdamW([values], lr=recipe.lr, weight_decay=recipe.weight_decay)
         case _:
-            return torch.optim.SGD(
-                [values], lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-            )
+            return torch.optim.SGD([values], lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

@@ -5,7 +5,6 @@ read from the logits that the step computes anyway.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -127,8 +126,7 @@ class _Pass:
         self._term, self._retained, self._weight, self._n_forget = term, retained, weight, n_forget
         self.rows = term.rows
         if retained is not None:
-            tokens = torch.cat([term.rows.tokens, retained.held.rows.tokens])
-            self.rows = Paragraphs(tokens, term.rows.n_prefix)
+            self.rows = term.rows.joined(retained.held.rows)
         self.nll: list[Float[Tensor, "paragraph scored"]] = []
         self.hits: list[Bool[Tensor, "paragraph scored"]] = []
         self.drift = math.nan
@@ -143,7 +141,9 @@ class _Pass:
             kept = logits[n:]
             held = self._retained.held.loss(kept)
             with torch.no_grad():
-                self.drift = float((held if self._retained.held is self._retained.drift else self._retained.drift.loss(kept)).mean())
+                self.drift = float(
+                    (held if self._retained.held is self._retained.drift else self._retained.drift.loss(kept)).mean()
+                )
             parts.append(self._weight * held / len(held))
         return torch.cat(parts)
 
@@ -168,5 +168,3 @@ def _record(
         longest_run=float(longest_run(hits).double().mean()),
         retain_kl=drift,
     )
-
-

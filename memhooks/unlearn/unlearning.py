@@ -6,7 +6,7 @@
 4. With a budget, the run ends where enough is forgotten or too much is lost, and the best step is put back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memhooks.errors import InputError
-from memhooks.localize.masks.weight_mask import WeightMask
+from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
 from memhooks.model.components import trainable
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import model_hash, tensor_hash
@@ -55,11 +55,11 @@ def unlearn(
 ) -> Unlearned:
     """Unlearn, and return the change of the weights; the model itself is bit for bit as before.
 
-    The arguments are those of `unlearning_steps`. With a budget the change is that of the best step.
+    Every weight outside the mask is compared before and after, bit by bit. The arguments are those of `unlearning_steps`. With a budget the change is that of the best step.
 
     Raises:
         InputError: as `unlearning_steps`.
-        RuntimeError: the same.
+        RuntimeError: the same, or a weight outside the mask moved.
     """
     recipe = recipe or Recipe()
     with restored(model):
@@ -68,7 +68,8 @@ def unlearn(
         steps = unlearning_steps(
             model, forget, retain, mask, recipe=recipe, budget=budget, checkpoint=checkpoint, allow_shared=allow_shared
         )
-        records = list(tracked(steps, "unlearning", total=recipe.n_steps + 1))
+        with frozen_outside(model, mask):
+            records = list(tracked(steps, "unlearning", total=recipe.n_steps + 1))
         kept = [record for record in records if record.best][-1]
         about = {"recipe": recipe.plain(), "budget": None if budget is None else budget.plain()}
         about |= {"forget": list(forget.ids), "forget_hash": tensor_hash(forget.tokens)}
@@ -86,7 +87,7 @@ def unlearning_steps(
     budget: Budget | None = None,
     checkpoint: Path | None = None,
     allow_shared: bool = False,
-) -> Iterator[UnlearningStep]:
+) -> Generator[UnlearningStep, None, None]:
     """Unlearn in place, one record before each update and one after the last; nothing runs before iteration.
 
     Args:
@@ -206,9 +207,7 @@ def _put_back_(weight: Tensor, value: Tensor) -> None:
     weight.copy_(value)
 
 
-def _check(
-    model: HookedModel, forget: Paragraphs, retain: Paragraphs, mask: WeightMask, *, allow_shared: bool
-) -> None:
+def _check(model: HookedModel, forget: Paragraphs, retain: Paragraphs, mask: WeightMask, *, allow_shared: bool) -> None:
     refuse_hooks(model)
     forget.check(model)
     retain.check(model)

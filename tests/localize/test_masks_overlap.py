@@ -17,13 +17,13 @@ def mask_of(**indices):
 def test_chance_is_what_blind_draws_share():
     one = mask_of(a=list(range(12)), b=list(range(10, 15)), c=[])
     other = mask_of(a=list(range(8, 28)), b=list(range(12, 20)), c=[1, 2])
-    found = overlap(one, other)
+    found = mask_overlap(one, other)
     shared = {name: set(one.of(name).tolist()) & set(other.of(name).tolist()) for name in SIZES}
     assert found.shared == sum(map(len, shared.values())) == 7
     assert found.jaccard == pytest.approx(7 / (17 + 30 - 7))
     draws = np.array(
         [
-            overlap(matched_random_weights(one, seed=2 * n), matched_random_weights(other, seed=2 * n + 1)).shared
+            mask_overlap(matched_random_weights(one, seed=2 * n), matched_random_weights(other, seed=2 * n + 1)).shared
             for n in range(2000)
         ]
     )
@@ -37,16 +37,16 @@ def test_chance_is_what_blind_draws_share():
 def test_the_expectation_knows_which_parameters_a_mask_prefers():
     """Ten of each parameter's entries: what is shared by preference of a parameter alone is no surprise."""
     one, other = mask_of(c=[0, 1, 2, 3, 4]), mask_of(c=[2, 3, 4, 5, 6])
-    assert overlap(one, other).expected == pytest.approx(2.5)
-    assert overlap(one, other).p_value > 0.4
+    assert mask_overlap(one, other).expected == pytest.approx(2.5)
+    assert mask_overlap(one, other).p_value > 0.4
 
 
 def test_a_mask_shares_everything_with_itself_and_nothing_with_another_parameter():
     one = mask_of(a=list(range(0, 40, 2)))
-    same = overlap(one, one)
+    same = mask_overlap(one, one)
     assert (same.shared, same.jaccard) == (20, 1.0)
     assert same.p_value == pytest.approx(1 / 137846528820, rel=0.2) or same.p_value == SMALLEST_P
-    apart = overlap(one, mask_of(b=[1]))
+    apart = mask_overlap(one, mask_of(b=[1]))
     assert (apart.shared, apart.jaccard, apart.expected, apart.p_value) == (0, 0.0, 0.0, 1.0)
     assert np.isnan(apart.ratio)
 
@@ -60,14 +60,14 @@ def test_masks_of_a_real_size_take_no_time():
         )
         for _ in range(2)
     )
-    found = overlap(one, other)
+    found = mask_overlap(one, other)
     assert found.expected == pytest.approx(500)
     assert 0.001 < found.p_value < 0.999
-    assert overlap(one, one).p_value == SMALLEST_P
+    assert mask_overlap(one, one).p_value == SMALLEST_P
 
 
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InputError, match="an empty mask shares nothing"):
-        overlap(mask_of(a=[]), mask_of(a=[1]))
+        mask_overlap(mask_of(a=[]), mask_of(a=[1]))
     with pytest.raises(InputError, match="different parameters"):
-        overlap(mask_of(a=[1]), WeightMask({"a": torch.tensor([1], dtype=torch.int32)}, {"a": 40}))
+        mask_overlap(mask_of(a=[1]), WeightMask({"a": torch.tensor([1], dtype=torch.int32)}, {"a": 40}))

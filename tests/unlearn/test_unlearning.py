@@ -155,9 +155,7 @@ def test_a_budget_stops_once_its_goals_are_met(model, sets, mask):
     forget, retain = sets
     start = float(recitation(model, forget)["nll"].mean())
     budget = Budget(forget_em=24.0, longest_run=24.0, forget_nll=start + 1.0)
-    records = list(
-        unlearning_steps(model, forget, retain, mask, recipe=Recipe(n_steps=200, lr=3e-3), budget=budget)
-    )
+    records = list(unlearning_steps(model, forget, retain, mask, recipe=Recipe(n_steps=200, lr=3e-3), budget=budget))
     assert 0 < records[-1].step < 200
     assert records[-1].forget_nll >= start + 1.0 > records[-2].forget_nll
     assert records[-1].best

@@ -41,7 +41,7 @@ class Overlap:
     p_value: float
 
 
-def overlap(one: WeightMask, other: WeightMask) -> Overlap:
+def mask_overlap(one: WeightMask, other: WeightMask) -> Overlap:
     """What two masks of one model share, beside what blind choice would.
 
     Raises:

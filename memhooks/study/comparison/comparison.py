@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from memhooks.study.comparison.sets import Bench, Sizes
 from memhooks.study.comparison.trials import Trial, load_row, misses, save_row
 from memhooks.writing import whole_file
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 @dataclass

@@ -89,7 +89,7 @@ class Bench:
     @cached_property
     def before(self) -> Untouched:
         """The untouched model on everything that may be unlearned, and on what should stay."""
-        forget = self.joined(self.memorized["tuned"], self.memorized["judged"])
+        forget = self.memorized["tuned"].joined(self.memorized["judged"])
         return untouched(
             self.model,
             forget,
@@ -106,7 +106,7 @@ class Bench:
     def retain(self, seed: int) -> Paragraphs:
         """Half of the retained paragraphs, memorized and never-seen alike; each seed draws its own."""
         unread = self.unread["retain"].sample(self.sizes.n_retain // 2, seed=seed)
-        return self.joined(self.retain_memorized(seed), unread)
+        return self.retain_memorized(seed).joined(unread)
 
     def retain_memorized(self, seed: int) -> Paragraphs:
         """The memorized ones among them."""
@@ -115,11 +115,6 @@ class Bench:
     def published_keep(self, seed: int) -> Paragraphs:
         """Ten never-seen paragraphs with the model's own continuations, as published."""
         return with_own_continuation(self.model, self.unread["retain"].sample(10, seed=seed))
-
-    def joined(self, *sets: Paragraphs) -> Paragraphs:
-        """Several sets as one."""
-        ids = tuple(name for one in sets for name in one.ids)
-        return Paragraphs(torch.cat([one.tokens for one in sets]), sets[0].n_prefix, ids=ids)
 
     def chosen(self, phase: str, size: int, number: int) -> Paragraphs:
         """The paragraphs to forget of one run: a single one, or several together.

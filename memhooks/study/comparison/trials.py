@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Trial:
         place = [one.name for one in METHODS].index(self.method)
         return f"{self.phase}-{place}-{self.setting}-{self.size}-{self.number}-{self.seed}"
 
-    def run(self, bench: Bench) -> dict[str, object]:
+    def run(self, bench: Bench) -> dict[str, Any]:
         """Its row: cost, what was forgotten per paragraph, what was kept."""
         forget = bench.chosen(self.phase, self.size, self.number)
         method = method_named(self.method)
@@ -56,7 +57,7 @@ class Trial:
         seconds = time.process_time() - start
         with edited.delta.applied(bench.model):
             tree = evaluate(bench.model, before, measures="core")
-        forgotten, others = tree["forget"], tree["others"]
+        forgotten, others = (tree[name].to_dataset() for name in ("forget", "others"))
         lost = others["exact_match_before"].values - others["exact_match_after"].values
         each = {name: forgotten[f"{name}_after"].values for name in ("exact_match", "longest_run", "nll")}
         each["twin_nll"] = forgotten["nll_twin"].values
@@ -74,19 +75,19 @@ def method_named(name: str) -> Method:
     return next(one for one in METHODS if one.name == name)
 
 
-def save_row(folder: Path, trial: Trial, row: Mapping[str, object]) -> None:
+def save_row(folder: Path, trial: Trial, row: Mapping[str, Any]) -> None:
     """Write a trial's row, whole or not at all."""
     with whole_file(folder / f"{trial.key}.json") as partial:
         partial.write_text(json.dumps(row))
 
 
-def load_row(folder: Path, trial: Trial) -> dict[str, object] | None:
+def load_row(folder: Path, trial: Trial) -> dict[str, Any] | None:
     """A trial's row, if it was run before."""
     path = folder / f"{trial.key}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def misses(row: Mapping[str, object]) -> float:
+def misses(row: Mapping[str, Any]) -> float:
     """How far the goals are missed, 0 = all met: each miss over the range that it has.
 
     Ties go to what is kept best, by a thousandth of the tokens that other paragraphs lose and of the perplexity's rise.

@@ -1,1 +1,1 @@
-"""Does forgotten text come back? Attacks on an unlearned model, one kind per file; `attack` runs them all."""
+"""Does forgotten text come back? Attacks on an unlearned model, one kind per file; `attack.attack` runs them all."""
