@@ -15,7 +15,7 @@ from memhooks.localize.masks.weight_mask import WeightMask
 from memhooks.model.components import trainable
 from memhooks.paragraphs.paragraphs import Paragraphs
 
-FRACTION, N_FORGET, LR = 0.001, 1, 1e-4
+FRACTION, N_FORGET, LR = 0.001, 1, 1e-3
 
 
 def texts(at: Setting, n_retain: int) -> tuple[Paragraphs, Paragraphs]:

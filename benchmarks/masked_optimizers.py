@@ -46,13 +46,14 @@ def optimizer(at: Setting, *, fraction: float) -> Outcome:
     }
     run = {name: measured(partial(way, at, mask, gradients, times), at.device) for name, way in ways.items()}
     costs = {name: Cost(found.seconds, cost.peak) for name, (found, cost) in run.items()}
+    own = costs.pop("memhooks")
+    held = " / ".join(megabytes(run[name][0].n_bytes) for name in ("memhooks", *costs))
     ours, dense = run["memhooks"][0], run["bool masks, dense Adam"][0]
     aimed = at.shape == "125M" and fraction == FRACTION
-    held = " / ".join(megabytes(run[name][0].n_bytes) for name in ("memhooks", *ways) if name in run)
     return Outcome(
         f"masking and Adam, {fraction:.1%} of {sum(mask.sizes.values()):,} weights",
         at.name,
-        costs.pop("memhooks"),
+        own,
         sample,
         at.rate(),
         None,
@@ -78,7 +79,8 @@ def _dense(at: Setting, mask: WeightMask, gradients: Tensors, times: int) -> Fou
 
     def one() -> None:
         for name, weight in own.items():
-            weight.grad *= inside[name]
+            assert weight.grad is not None
+            weight.grad.mul_(inside[name])
         adam.step()
 
     return Found(typical(one, times=times), _n_bytes(adam, inside), _chosen(own, mask))

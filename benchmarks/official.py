@@ -5,7 +5,7 @@ input for each head, its output before the sum, the MLP's own input), which make
 projection for every head, and cache every hook point.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -86,7 +86,7 @@ def component_maxima(model: HookedModel, tokens: Tensor, *, first: int) -> dict[
 
 def fine_tuning_steps(
     model: HookedModel, change: Paragraphs, keep: Paragraphs, mask: WeightMask, *, lr: float
-) -> Iterator[float]:
+) -> Generator[float, None, None]:
     """Fine-tune in place without end; the loss of each step, after its update.
 
     Reference logits keep their graph, changed and kept paragraphs have a pass each, everything is unembedded and

@@ -39,6 +39,7 @@ def command_line(module: str, about: str | None, rows: Rows, *, beside: Callable
         at = setting(shapes[0], quick=asked.quick)
         for name in names:
             sys.stdout.write(json.dumps(rows[name](at).plain()) + "\n")
+            sys.stdout.flush()  # the next row may die of memory
         return
     start, console = time.perf_counter(), Console(width=max(200, Console().width))
     outcomes, died = [], False

@@ -1,8 +1,10 @@
 """Whole unlearning steps: against the official loop, and in budget mode against the bare arithmetic."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from functools import partial
 from statistics import median
+from typing import cast
 
 import psutil
 import torch
@@ -46,7 +48,7 @@ def step(at: Setting) -> Outcome:
         at.rate(),
         _floor(at, N_FORGET + n_retain),
         [Peer("official loop", Cost(median(theirs[1:]), peer.peak), f"{n_peer} steps", 5.0)],
-        f"loss within {away:.0e}, aim 1e-05; peak {share} of the peer's, aim 60 %",
+        f"losses {losses[0]:.4g}, then {losses[1]:.4g}, within {away:.0e}, aim 1e-05; peak {share}, aim 60 %",
     )
 
 
@@ -96,9 +98,8 @@ def _official(at: Setting, mask: WeightMask, n_retain: int, n_steps: int) -> Run
     losses = []
     with official.flags_on(at.model):
         steps = official.fine_tuning_steps(at.model, *texts(at, n_retain), mask, lr=LR)
-        seconds = [timed(lambda: losses.append(next(steps))) for _ in range(n_steps)]
-        steps.close()
-    return losses, seconds
+        with closing(steps):
+            return losses, [timed(lambda: losses.append(next(steps))) for _ in range(n_steps)]
 
 
 def _most_retained(at: Setting, mask: WeightMask) -> int:
@@ -138,10 +139,9 @@ def _bare(at: Setting, mask: WeightMask, recipe: Recipe) -> Iterator[None]:
 
 def _intervals(steps: Iterator[object], times: int) -> list[float]:
     """Seconds of an update and of what leads to the next, so many times; what is built before the first is left out."""
-    next(steps)
-    found = warmed(next, steps, times=times)
-    steps.close()
-    return found
+    with closing(cast(Generator, steps)):
+        next(steps)
+        return warmed(next, steps, times=times)
 
 
 def _floor(at: Setting, n: int) -> float:

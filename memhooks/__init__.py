@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memhooks.localize.direct_effects import direct_effects
     from memhooks.localize.each_part import ablate_each, every_head, every_layer, silence_heads
     from memhooks.localize.hook_sweep import hook_sweep
-    from memhooks.localize.localizers import LOCALIZERS
+    from memhooks.localize.localizers import LOCALIZERS, fisher_ratio
     from memhooks.localize.logit_lens import logit_lens
     from memhooks.localize.masks.blocks import block, top_heads, top_neurons
     from memhooks.localize.masks.files import load_mask, save_mask
@@ -74,10 +74,14 @@ if TYPE_CHECKING:
     from memhooks.paragraphs.rarity import rarity_ranks
     from memhooks.paragraphs.splits import clusters, split
     from memhooks.study.study import Study
+    from memhooks.unlearn.attacks.attack import attack
+    from memhooks.unlearn.breaking import own_controls, steps_to_break
+    from memhooks.unlearn.breaking_summary import breaking_summary
     from memhooks.unlearn.delta import Delta, load_delta, save_delta
     from memhooks.unlearn.evaluation import evaluate, summary_row, untouched
     from memhooks.unlearn.objectives import OBJECTIVES
     from memhooks.unlearn.recipe import Budget, Recipe
+    from memhooks.unlearn.sequence import unlearn_in_sequence
     from memhooks.unlearn.unlearning import restored, unlearn, unlearning_steps
 
 _HOMES = {
@@ -111,7 +115,7 @@ _HOMES = {
     "measure.intervals": ("bootstrap_mean",),
     "localize.attribution": ("weight_gradients", "weight_scores"),
     "localize.pooling": ("component_scores",),
-    "localize.localizers": ("LOCALIZERS",),
+    "localize.localizers": ("LOCALIZERS", "fisher_ratio"),
     "localize.activation_gradients": ("activation_gradients", "directions"),
     "localize.similarity": ("paired_similarity", "set_similarity", "weight_similarity"),
     "localize.range_maps": ("range_maps",),
@@ -146,6 +150,10 @@ _HOMES = {
     "localize.activation_norm": ("activation_norm",),
     "unlearn.unlearning": ("restored", "unlearn", "unlearning_steps"),
     "unlearn.evaluation": ("evaluate", "summary_row", "untouched"),
+    "unlearn.sequence": ("unlearn_in_sequence",),
+    "unlearn.breaking_summary": ("breaking_summary",),
+    "unlearn.breaking": ("own_controls", "steps_to_break"),
+    "unlearn.attacks.attack": ("attack",),
     "unlearn.delta": ("Delta", "load_delta", "save_delta"),
     "unlearn.recipe": ("Budget", "Recipe"),
     "unlearn.objectives": ("OBJECTIVES",),
@@ -177,12 +185,14 @@ __all__ = [
     "activation_means",
     "activation_norm",
     "all_but_top",
+    "attack",
     "attention_of",
     "audit",
     "best_first",
     "block",
     "bootstrap_mean",
     "bottom_weights",
+    "breaking_summary",
     "centre_of_mass",
     "clusters",
     "component_scores",
@@ -199,6 +209,7 @@ __all__ = [
     "extractability",
     "filtered",
     "first2sec",
+    "fisher_ratio",
     "frequency_matched",
     "from_paragraphs",
     "frozen_outside",
@@ -229,6 +240,7 @@ __all__ = [
     "noise_counts",
     "noise_doses",
     "overlap",
+    "own_controls",
     "paired_similarity",
     "patch",
     "patch_cells",
@@ -260,6 +272,7 @@ __all__ = [
     "silence_heads",
     "specificity",
     "split",
+    "steps_to_break",
     "summary_row",
     "token_scores",
     "top_heads",
@@ -268,6 +281,7 @@ __all__ = [
     "uniform",
     "unigram_counts",
     "unlearn",
+    "unlearn_in_sequence",
     "unlearning_steps",
     "untouched",
     "weight_gradients",

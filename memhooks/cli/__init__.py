@@ -1,6 +1,7 @@
 """The command line, one file per command.
 
-`memhooks study | measure | inspect | perturb | patch | ablate | lens | gradients | attention | hooks | audit`.
+`memhooks study | measure | inspect | perturb | patch | ablate | lens | gradients | attention | unlearn | attack | apply |
+revert | hooks | audit`.
 """
 
 import sys
@@ -8,8 +9,10 @@ import sys
 import typer
 
 from memhooks.cli.ablate import ablate
+from memhooks.cli.attack import attack
 from memhooks.cli.attention import attention
 from memhooks.cli.audit import audit
+from memhooks.cli.deltas import apply, revert
 from memhooks.cli.gradients import gradients
 from memhooks.cli.hooks import hooks
 from memhooks.cli.inspect import inspect
@@ -18,6 +21,7 @@ from memhooks.cli.measure import measure
 from memhooks.cli.patch import patch
 from memhooks.cli.perturb import perturb
 from memhooks.cli.study import study
+from memhooks.cli.unlearn import unlearn
 from memhooks.errors import InputError
 
 app = typer.Typer(
@@ -28,7 +32,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order of --help.
-for command in (study, measure, inspect, perturb, patch, ablate, lens, gradients, attention, hooks, audit):
+COMMANDS = (
+    *(study, measure, inspect, perturb, patch, ablate, lens, gradients, attention),
+    *(unlearn, attack, apply, revert, hooks, audit),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

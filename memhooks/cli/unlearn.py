@@ -2,26 +2,17 @@
 
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
-import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from memhooks.cli.options import Model, check_ending
-from memhooks.cli.sets import Control, Memorized, Seed, Twin, check_set, load_twin, twin_name
-from memhooks.cli.tables import check_outputs, save_tree
-from memhooks.cli.unlearn_sets import Asked, Drawn, draw_sets
-from memhooks.errors import InputError
-
-if TYPE_CHECKING:
-    from memhooks.localize.masks.weight_mask import WeightMask
-    from memhooks.model.loading import HookedModel
-    from memhooks.unlearn.evaluation import Untouched
-    from memhooks.unlearn.recipe import Budget, Recipe
-    from memhooks.unlearn.unlearning import Unlearned
+from memhooks.cli.options import Model
+from memhooks.cli.sets import Control, Memorized, Seed, Twin
+from memhooks.cli.tables import save_tree
+from memhooks.cli.unlearn_checks import check_files, check_numbers, check_texts
+from memhooks.cli.unlearn_sets import Asked
 
 # The names of LOCALIZERS, OBJECTIVES and RETAIN, which would load torch.
 Localizer = Literal[
@@ -148,58 +139,43 @@ def unlearn(
         _compare(runs_folder, workers)
         return
     goals = {"--goal-em": goal_em, "--goal-run": goal_run, "--goal-nll": goal_nll, "--most-kl": most_kl}
-    _check(fraction, lr, {"--retain-weight": retain_weight, **goals}, ids=ids, n=n)
-    other = _check_texts(model, paragraphs, control, twin)
-    _check_files({".safetensors": [delta, checkpoint], ".nc": [out], ".html": [figure]})
+    check_numbers(fraction, lr, {"--retain-weight": retain_weight, **goals}, ids=ids, n=n)
+    other = check_texts(model, paragraphs, control, twin)
+    check_files({".safetensors": [delta, checkpoint], ".nc": [out], ".html": [figure]})
 
-    from memhooks.cli.unlearn_shown import Run, draw, print_run, step_table, to_json
-    from memhooks.model.loading import load_model
+    from memhooks.cli.unlearn_found import step_table, to_json
+    from memhooks.cli.unlearn_run import Wanted, run_unlearning
+    from memhooks.cli.unlearn_shown import draw, print_run
     from memhooks.unlearn.delta import save_delta
-    from memhooks.unlearn.evaluation import evaluate, untouched
-    from memhooks.unlearn.recipe import Budget, Recipe
 
-    loaded = load_model(model)
+    weight = RETAIN_WEIGHTS[retain] if retain_weight is None else retain_weight
+    recipe = {"objective": objective, "retain": retain, "retain_weight": weight, "optimizer": optimizer}
+    recipe |= {"lr": lr, "n_steps": steps, "seed": seed}
     asked = Asked(paragraphs, control, tuple(ids or ()), n or 1, retained, others, held_out, seed, allow_shared)
-    sets = draw_sets(loaded, asked)
-    before = untouched(
-        loaded,
-        sets.forget,
-        others=sets.others,
-        held_out=sets.held_out,
-        twin=None if other is None else load_twin(other, loaded, sets.forget),
-        seed=seed,
-        measures=measures,
-        allow_shared=allow_shared,
+    wanted = Wanted(
+        model,
+        other,
+        asked,
+        localizer,
+        fraction,
+        recipe,
+        goal_em,
+        goal_run,
+        goal_nll,
+        most_kl,
+        measures,
+        checkpoint,
     )
-    recipe = Recipe(
-        objective=objective,
-        retain=retain,
-        retain_weight=RETAIN_WEIGHTS[retain] if retain_weight is None else retain_weight,
-        optimizer=optimizer,
-        lr=lr,
-        n_steps=steps,
-        seed=seed,
-    )
-    nll, whence = _goal_nll(goal_nll, before)
-    budget = Budget(
-        forget_em=goal_em, longest_run=goal_run, forget_nll=nll, retain_kl=math.inf if most_kl is None else most_kl
-    )
-    mask = _mask(loaded, localizer, fraction, sets, seed)
-    change, records = _unlearned(
-        loaded, sets, mask, recipe=recipe, budget=budget, checkpoint=checkpoint, allow_shared=allow_shared
-    )
-    with change.applied(loaded):
-        tree = evaluate(loaded, before)
+    run = run_unlearning(wanted)
     if delta is not None:
-        save_delta(change, delta)
+        save_delta(run.change, delta)
         sys.stderr.write(f"written: {delta}\n")
-    found = Run(model, other, localizer, loaded, sets, mask, budget, whence, change, records, tree, delta)
-    save_tree(out, {name: one.to_dataset() for name, one in tree.children.items()} | {"steps": step_table(found)})
-    draw(figure, found)
+    save_tree(out, {name: one.to_dataset() for name, one in run.tree.children.items()} | {"steps": step_table(run)})
+    draw(figure, run)
     if as_json:
-        sys.stdout.write(json.dumps(to_json(found)) + "\n")
+        sys.stdout.write(json.dumps(to_json(run, delta)) + "\n")
     else:
-        print_run(found)
+        print_run(run, delta)
 
 
 def _compare(folder: Path, workers: int) -> None:
@@ -209,113 +185,3 @@ def _compare(folder: Path, workers: int) -> None:
     comparison = Comparison(folder, n_workers=workers)
     comparison.run()
     sys.stdout.write(f"{write_comparison(comparison)}\n")
-
-
-def _check(
-    fraction: float, lr: float, least: Mapping[str, float | None], *, ids: list[str] | None, n: int | None
-) -> None:
-    """Refuse numbers out of range before torch is loaded.
-
-    Raises:
-        InputError: one is.
-    """
-    if not 0 < fraction <= 1:
-        raise InputError(f"--fraction must lie in (0, 1], got {fraction}")
-    if not 0 < lr < math.inf:
-        raise InputError(f"--lr must be positive, got {lr}")
-    for name, value in least.items():
-        if value is not None and not 0 <= value < math.inf:
-            raise InputError(f"{name} must be at least 0, got {value}")
-    if ids and n is not None:
-        raise InputError(f"give --ids to choose the paragraphs or --n to draw them, not both (--ids {ids[0]}, --n {n})")
-
-
-def _check_texts(model: str, paragraphs: str, control: str, twin: str | None) -> str | None:
-    """Which model is the twin; refuses sets and twins that cannot be, before torch is loaded.
-
-    Raises:
-        InputError: no such set or file, another model's, no control, or a model that is its own twin.
-    """
-    if "none" in (paragraphs, control):
-        option = "--paragraphs" if paragraphs == "none" else "--control"
-        raise InputError(
-            f"{option} cannot be none: unlearning needs text to forget and never-seen text to be judged on"
-        )
-    if paragraphs == control:
-        raise InputError(f"--paragraphs and --control must be different texts, got {control} for both")
-    for name in (paragraphs, control):
-        check_set(name, model)
-    return twin_name(twin, model, paragraphs)
-
-
-def _check_files(files: Mapping[str, list[Path | None]]) -> None:
-    """Refuse files that cannot be written; by their names alone, before torch is loaded.
-
-    Raises:
-        InputError: another ending, one name for two files, or a place that cannot be written to.
-    """
-    for ending, paths in files.items():
-        for path in paths:
-            check_ending(path, ending)
-    named = [path for paths in files.values() for path in paths if path is not None]
-    if len(set(named)) < len(named):
-        raise InputError(f"--delta and --checkpoint must be different files, got {named[0]} for both")
-    check_outputs(files)
-
-
-def _goal_nll(asked: float | None, before: "Untouched") -> tuple[float | None, str]:
-    """The NLL to reach, None where nobody asks, and where it comes from."""
-    if asked is not None:
-        return asked or None, "as asked"
-    if before.twin:
-        return float(before.twin["forget"]["nll"].mean()) / 2, "half of the twin's"
-    return float(before.before["held_out"]["nll"].mean()) / 2, "half of never-seen text's"
-
-
-def _mask(model: "HookedModel", localizer: Localizer, fraction: float, sets: Drawn, seed: int) -> "WeightMask":
-    from memhooks.localize.localizers import LOCALIZERS
-    from memhooks.localize.masks.blocks import block
-    from memhooks.localize.masks.random_anywhere import random_weights
-    from memhooks.localize.masks.top import top_weights
-    from memhooks.model.components import components
-
-    if localizer == "all":
-        return block(model, components(model))
-    if localizer == "random":
-        return random_weights(model, fraction=fraction, seed=seed)
-    score = next(one for one in LOCALIZERS if getattr(one, "__name__", "") == localizer)
-    return top_weights(score(model, sets.forget, sets.retain, seed=seed), fraction=fraction, model=model)
-
-
-def _unlearned(
-    model: "HookedModel",
-    sets: Drawn,
-    mask: "WeightMask",
-    *,
-    recipe: "Recipe",
-    budget: "Budget",
-    checkpoint: Path | None,
-    allow_shared: bool,
-) -> "Unlearned":
-    """The run; a loss that is no longer a number is bad input, too: a step size.
-
-    Raises:
-        InputError: it is.
-    """
-    from memhooks.unlearn.unlearning import unlearn as run
-
-    try:
-        return run(
-            model,
-            sets.forget,
-            sets.retain,
-            mask,
-            recipe=recipe,
-            budget=budget,
-            checkpoint=checkpoint,
-            allow_shared=allow_shared,
-        )
-    except RuntimeError as error:
-        if "not finite" not in str(error):
-            raise
-        raise InputError(str(error)) from error

@@ -74,13 +74,14 @@ def _recitation(results: Results, counts: Sequence[int], examples: Sequence[Mapp
 
 def _unlearning(unlearned: list[dict[str, object]]) -> Section:
     text = [
-        "One paragraph at a time: gradient ascent on its continuation, held back by the KL divergence to the frozen "
-        "model on never-seen text. A trial stops at the first step at which the continuation is at least as surprising "
-        "as to the twin, which never read it; 'reached' counts the trials that got there before the steps ran out, and "
-        "the target's NLL shows by how much the last step went beyond. The random mask has as many weights in every "
-        "matrix: what it achieves is not owed to the localization. EM falls with the first broken token, so the NLL "
-        "stands beside it.",
-        "Bars are means, points the single trials.",
+        "One paragraph at a time: gradient ascent on its continuation, held back by the KL divergence to the untouched "
+        "model on other memorized paragraphs and never-seen text. A trial stops once the target is forgotten by three "
+        "measures: EM of at most 2, no verbatim run above 10 tokens from any start, and half of the NLL that it has "
+        "under the twin, which never read it; 'reached' counts the trials that got there before the steps ran out. EM "
+        "alone falls with the first broken token. The random mask has as many weights in every matrix, and a larger "
+        "step: what it achieves is not owed to the localization. The other memorized paragraphs shown here were never "
+        "used in training.",
+        "Bars are means, points the single trials. `memhooks unlearn --compare` tunes and judges ten ways.",
     ]
     return Section(
         "Can just that paragraph be removed?", text, unlearning_summary(unlearned), figures=[plot_unlearning(unlearned)]

@@ -22,7 +22,8 @@ _ABOUT = ("forgotten", "kept", "privacy")
 _PANELS = (  # how units begin, and what their panel is called; the first that fits counts
     ("tokens", "tokens recited"),
     ("nats per token, 0 = certain", "NLL, nats per token"),
-    ("nats", "KL or distance, nats"),
+    ("nats per token, 0 = the same", "distance to the twin, nats per token"),
+    ("nats", "KL, nats"),
     ("share", "share"),
     ("1 = certain", "perplexity"),
     ("0.5", "AUC, 0.5 = cannot be told"),
@@ -59,11 +60,11 @@ def plot_steps(records: Sequence[UnlearningStep], budget: Budget | None = None) 
     if kept is not None:
         drawing.add_vline(x=kept, line={"color": _KEPT, "width": 1, "dash": "dash"})
         drawing.add_annotation(text=f"kept: step {kept}", x=kept, y=1, yref="paper", yanchor="bottom", showarrow=False)
-    for row, title in enumerate(("tokens", "NLL,<br>nats per token", "KL,<br>nats per token"), start=1):
-        drawing.update_yaxes(title_text=title, rangemode="tozero", row=row)
+    for row, title in enumerate(("tokens", "NLL, nats/token", "KL, nats/token"), start=1):
+        drawing.update_yaxes(title={"text": title, "standoff": 12}, rangemode="tozero", row=row)
     drawing.update_xaxes(title_text="updates made", tickformat="d", row=3)
     title = "How the text is forgotten, step by step, and how far retained text drifts"
-    return drawing.update_layout(template=TEMPLATE, height=620, title=title, legend={"y": -0.14}, margin={"t": 80})
+    return drawing.update_layout(template=TEMPLATE, height=700, title=title, legend={"y": -0.14}, margin={"t": 80})
 
 
 def plot_evaluation(tree: xr.DataTree) -> go.Figure:
@@ -111,7 +112,7 @@ def plot_mask(model: HookedModel, mask: WeightMask) -> go.Figure:
     ticks = [power for power in range(-int(most), int(most) + 1) if power % step == 0]
     layers = [f"L{layer}" for layer in range(model.cfg.n_layers)]
     drawing = figure(
-        title=f"Where do the chosen {len(mask):,} weights lie? {100 * mask.fraction:.2g} % of all, red = more than that",
+        title=f"Where do the {len(mask):,} chosen weights lie? Red: more than {100 * mask.fraction:.2g} % of the part",
         x="component",
         y="layer",
         height=200 + 34 * len(layers),
@@ -134,7 +135,7 @@ def plot_mask(model: HookedModel, mask: WeightMask) -> go.Figure:
         xgap=1,
         ygap=1,
     )
-    drawing.update_layout(plot_bgcolor="#d9d9d9")
+    drawing.update_layout(plot_bgcolor="#d9d9d9", margin={"r": 110})
     drawing.add_annotation(
         text="grey: none chosen", xref="paper", yref="paper", x=1, y=1, yanchor="bottom", showarrow=False
     )

@@ -1,4 +1,4 @@
-"""Is memorized text harder to unlearn? Steps and movement until one paragraph breaks, beside controls that are recited, too.
+"""Is memorized text harder to unlearn? Steps and movement until a paragraph breaks, beside controls recited in full.
 
 1. Each paragraph alone is pushed away by plain gradient ascent, nothing holding the model elsewhere.
 2. Its exact match falls to half; its NLL rises by one nat. Both are asked for: a rise from almost nothing is not the
@@ -9,7 +9,7 @@ Controls are prefixes followed by what the model itself says next, so that their
 less sure of them: pick those nearest in NLL (`own_controls`), and read what difference is left.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,7 +110,7 @@ def steps_to_break(
     """Change each paragraph alone and count the steps until it breaks; the model is put back after each.
 
     Nothing holds the model elsewhere: what is compared is how far a text lies from being broken, not what that costs.
-    A twin that never read a set is asked by a call of its own; text that it does not recite has no exact match to halve.
+    A twin that never read a set is asked by a call of its own; text that it does not recite has no EM to halve.
 
     Args:
         model: that recites the paragraphs.
@@ -205,7 +205,7 @@ def _broken(
 
 def _states(
     model: HookedModel, one: Paragraphs, mask: WeightMask, recipe: Recipe
-) -> Iterator[tuple[int, float, float]]:
+) -> Generator[tuple[int, float, float]]:
     """Step, EM and NLL of the text before each update."""
     # Nothing is retained: the set is asked for and never read.
     with closing(unlearning_steps(model, one, one, mask, recipe=recipe, allow_shared=True)) as records:

@@ -1,4 +1,4 @@
-"""The gradient of chosen weights alone: no graph through the weights, and no product for entries that are not asked for.
+"""The gradient of chosen weights alone: no graph through the weights, no products that nobody asked for.
 
 A weight's gradient is the product of what its row reads and what pulls on its column, summed over tokens. Where few
 entries of a matrix are chosen, only their products are taken; where many are, the whole matrix product is faster.
@@ -46,7 +46,7 @@ class MaskedGradients:
     def __call__(
         self, rows: Paragraphs, losses: Callable[[Tensor], Tensor]
     ) -> tuple[Float[Tensor, " loss"], Float[Tensor, " chosen"]]:
-        """The losses of one pass over `rows`, given the logits that predict their continuations; their sum's gradient."""
+        """The losses of one pass over `rows`, from the logits that predict their continuations; their sum's gradient."""
         with torch.inference_mode(mode=False), torch.enable_grad():
             traced = trace(self._model, rows.tokens, first=rows.n_prefix)
             found = losses(traced.logits)

@@ -25,7 +25,8 @@ class Recipe:
         retain_weight: its weight beside the objective, both means over paragraphs; None takes the objective's own. The
             gradient of an NLL stays as large as it is while KL grows from nothing, so it weighs a hundred times more.
         optimizer: of the masked entries; "adam" and "sgd" couple the decay to the gradient, "adamw" does not.
-        lr: step size. Adam's first step moves every chosen weight by exactly this.
+        lr: step size; Adam moves every chosen weight by about this in each step, so all weights together want a
+            hundredth of what one in a thousand wants.
         weight_decay: of the masked entries alone.
         momentum: of "sgd".
         n_steps: updates, at most.
@@ -37,11 +38,11 @@ class Recipe:
     retain: str | None = "kl"
     retain_weight: float | None = 100.0
     optimizer: Optimizer = "adam"
-    lr: float = 1e-3
+    lr: float = 4e-3
     weight_decay: float = 0.0
     momentum: float = 0.9
     n_steps: int = 20
-    n_retain: int = 8
+    n_retain: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ class Unlearned(NamedTuple):
     records: list[UnlearningStep]
 
 
-def unlearn(
+def unlearn(  # noqa: PLR0913 - who, what and where, and one word each on how, until when and on resuming
     model: HookedModel,
     forget: Paragraphs,
     retain: Paragraphs,
@@ -55,7 +55,8 @@ def unlearn(
 ) -> Unlearned:
     """Unlearn, and return the change of the weights; the model itself is bit for bit as before.
 
-    Every weight outside the mask is compared before and after, bit by bit. The arguments are those of `unlearning_steps`. With a budget the change is that of the best step.
+    Every weight outside the mask is compared before and after, bit by bit. The arguments are those of
+    `unlearning_steps`. With a budget the change is that of the best step.
 
     Raises:
         InputError: as `unlearning_steps`.
@@ -77,7 +78,7 @@ def unlearn(
         return Unlearned(delta_of(model, mask, old, before=before, about=about), records)
 
 
-def unlearning_steps(
+def unlearning_steps(  # noqa: PLR0913 - as `unlearn`
     model: HookedModel,
     forget: Paragraphs,
     retain: Paragraphs,

@@ -16,7 +16,7 @@ UNITS = {
 
 
 def measured(model: HookedModel, rows: Paragraphs) -> dict[str, np.ndarray]:
-    """EM, longest run and NLL of each paragraph, as `recitation` has them, without the fingerprint of passing weights."""
+    """EM, longest run and NLL of each paragraph, as of `recitation`, without a fingerprint of passing weights."""
     scores = list(score_tokens(model, rows.tokens, first=rows.n_prefix))
     hits = torch.cat([one.predicted for one in scores]) == rows.continuation
     nll = torch.cat([one.nll for one in scores]).mean(-1)

@@ -36,7 +36,9 @@ def rounded_up(delta: Delta, model: HookedModel, to: Format) -> Delta:
             weight = weights[name].detach()
             step = code_step(name, weight, to).expand_as(weight).flatten()[own.long().to(weight.device)].cpu()
             change = delta.new[name] - delta.old[name]
-            new[name] = torch.where(change == 0, delta.old[name], delta.old[name] + change.sign() * change.abs().maximum(step))
+            new[name] = torch.where(
+                change == 0, delta.old[name], delta.old[name] + change.sign() * change.abs().maximum(step)
+            )
     with restored(model), torch.no_grad():
         for name, own in delta.indices.items():
             weights[name].view(-1)[own.long().to(weights[name].device)] = new[name].to(weights[name].device)

@@ -1,12 +1,12 @@
 """How fast does forgotten text come back when the model is trained a little more?
 
-1. Every matrix weight is trained (Adam, fixed step size and batch) on what the attacker has: part of the forgotten text,
-   its prefixes alone, or unrelated text.
+1. Every matrix weight is trained (Adam, fixed step size and batch) on what the attacker has: part of the forgotten
+   text, its prefixes alone, or unrelated text.
 2. At every step it is measured what is recited of the forgotten text, of what the attacker had and of the rest.
 3. The weights are put back bit for bit.
 
-A twin that never read the text learns it afresh in as many steps as it takes; a model from which it is truly gone should
-take no fewer. Text that comes back without having been trained on was hidden, not removed.
+A twin that never read the text learns it afresh in as many steps as it takes; a model from which it is truly gone
+should take no fewer. Text that comes back without having been trained on was hidden, not removed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -187,6 +187,6 @@ def _check(model: HookedModel, forget: Paragraphs, *, n_steps: int, lr: float, o
         raise InputError(f"n_steps must be at least 1 and lr positive, got {n_steps} and {lr}")
     if not 0 < old_em <= forget.n_continuation:
         raise InputError(
-            f"old_em must lie above 0 and at most at the {forget.n_continuation} tokens of a continuation, got {old_em}; "
+            f"old_em must lie above 0 and at most at the continuation's {forget.n_continuation} tokens, got {old_em}; "
             "text that was not recited before cannot come back"
         )

@@ -1,7 +1,7 @@
 """In how many steps does a text come back, and how does that compare with learning it afresh?
 
-The mean exact match over paragraphs is followed step by step; its intervals resample clusters of near-duplicates. A text
-that does not come back within the steps is censored: its number is a bound, and is said to be one.
+The mean exact match over paragraphs is followed step by step; its intervals resample clusters of near-duplicates. A
+text that does not come back within the steps is censored: its number is a bound, and is said to be one.
 """
 
 from typing import NamedTuple
@@ -80,8 +80,8 @@ def relearn_ratio(unlearned: xr.Dataset, twin: xr.Dataset, tested: str, *, seed:
         raise InputError("a ratio needs the same attack on both models: the same text, lr, number of steps and seed")
     last = _n_steps(ours)
     found = [_steps(_curves(one, seed), one) for one in (ours, theirs)]
-    back = [bool(one[0] <= last) for one in found]
-    bound = {(True, True): "exact", (False, True): "at least", (True, False): "at most"}.get(tuple(back), "unknown")
+    back = bool(found[0][0] <= last), bool(found[1][0] <= last)
+    bound = {(True, True): "exact", (False, True): "at least", (True, False): "at most"}.get(back, "unknown")
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = np.minimum(found[0], last) / np.minimum(found[1], last)
     if bound == "unknown" or found[1][0] == 0:  # a twin that recites from the start is none

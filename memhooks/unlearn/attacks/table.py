@@ -154,9 +154,7 @@ def _means(found: Mapping[str, Mapping[str, np.ndarray]], cluster: np.ndarray, s
     return cells
 
 
-def _recovered(
-    attacked: np.ndarray, unlearned: np.ndarray, old: np.ndarray, *, cluster: np.ndarray, seed: int
-) -> Ends:
+def _recovered(attacked: np.ndarray, unlearned: np.ndarray, old: np.ndarray, *, cluster: np.ndarray, seed: int) -> Ends:
     """(attacked - unlearned) / (old - unlearned), of means; NaN where unlearning took nothing."""
     weights = drawn_weights(cluster, seed=seed).astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
