@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -139,24 +140,25 @@ def test_paragraphs_are_forgotten_by_name(foreign, loaded):
     drawn = draw_sets(loaded, asked_of(foreign, ids=("3", "1", "3")))
     assert drawn.forget.ids == ("3", "1")
     assert not {"3", "1"} & {*drawn.retain.ids[:2], *drawn.others.ids}
-    with pytest.raises(InputError, match="has no paragraph 'A300'; its ids are 0, 1, 2, ..."):
+    with pytest.raises(InputError, match=r"has no paragraph 'A300'; its ids are 0, 1, 2, \.\.\."):
         draw_sets(loaded, asked_of(foreign, ids=("1", "A300")))
     with pytest.raises(InputError, match="the model does not recite 8, 9 in full, so there is nothing to forget"):
         draw_sets(loaded, asked_of(foreign, ids=("8", "0", "9")))
 
 
 def test_controls_that_cannot_be_are_refused(foreign, loaded, tmp_path):
-    with pytest.raises(InputError, match="has 8 paragraphs that the model does not recite, .* but 9 are needed; lower"):
+    with pytest.raises(
+        InputError, match=r"has 8 paragraphs that the model does not recite, .* but 9 are needed; lower"
+    ):
         draw_sets(loaded, asked_of(foreign, held_out=7))
     mine, other = torch.load(foreign / "mine.pt"), torch.load(foreign / "other.pt")
     torch.save(other[:, :55], tmp_path / "short.pt")
-    with pytest.raises(InputError, match="short.pt has paragraphs of 55 tokens, .*mine.pt of 60"):
+    with pytest.raises(InputError, match=r"short.pt has paragraphs of 55 tokens, .*mine.pt of 60"):
         draw_sets(loaded, asked_of(foreign, control=str(tmp_path / "short.pt")))
-    other[:, 10:45] = mine[0, 10:45]  # never-seen text that holds most of paragraph 0
-    other[1:, 10:45] = torch.load(foreign / "other.pt")[1:, 10:45]
+    other[0, 10:45] = mine[0, 10:45]  # never-seen text that holds most of paragraph 0
     torch.save(other[:4], tmp_path / "near.pt")
     near = {"control": str(tmp_path / "near.pt"), "ids": ("0",)}
-    with pytest.raises(InputError, match="forget and .* share near-duplicates .*or pass --allow-shared"):
+    with pytest.raises(InputError, match=r"forget and .* share near-duplicates .*or pass --allow-shared"):
         draw_sets(loaded, asked_of(foreign, **near))
     assert len(draw_sets(loaded, asked_of(foreign, **near, allow_shared=True)).held_out) == 2
 
@@ -221,8 +223,9 @@ def test_masks_are_chosen_by_name(foreign, localizer, weights):
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(foreign, tmp_path, monkeypatch):
-    options = ["--goal-nll", "90", "--checkpoint", tmp_path / "c.safetensors"]
-    whole = json.loads(invoke_on(foreign, "--json", "--goal-nll", "90").stdout)
+    goals = ["--goal-em", "10", "--goal-run", "10", "--goal-nll", "90", "--retain", "none"]
+    options = [*goals, "--checkpoint", tmp_path / "c.safetensors"]
+    whole = json.loads(invoke_on(foreign, "--json", *goals).stdout)
 
     from memhooks.unlearn.unlearning import _Run
 
@@ -235,9 +238,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(foreign, tmp_path, monkeypatch):
         own(self, gradient)
 
     monkeypatch.setattr(_Run, "update_", killed)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        invoke_on(foreign, *options).exit_code or pytest.fail("was not killed")
-        raise SystemExit
+    with suppress(KeyboardInterrupt):
+        assert invoke_on(foreign, *options).exit_code  # typer turns Ctrl-C into an exit code
+    assert len(seen) == 6
     monkeypatch.setattr(_Run, "update_", own)
     done = invoke_on(foreign, *options, "--delta", tmp_path / "d.safetensors")
     assert "Resumed at step 5. Ended at step 6: no steps are left." in done.stdout
@@ -247,7 +250,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(foreign, tmp_path, monkeypatch):
 
 
 def test_a_step_size_that_explodes_is_refused_by_name(foreign):
-    with pytest.raises(InputError, match="not finite at step .* use a smaller --lr than 1e"):
+    with pytest.raises(InputError, match=r"not finite at step .* use a smaller --lr than 1e"):
         invoke_on(foreign, "--lr", "1e37")
 
 

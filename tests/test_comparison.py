@@ -14,7 +14,9 @@ from memhooks.study.comparison.sets import Bench, Sizes
 from memhooks.study.comparison.table import comparison_table, missed_goals
 from memhooks.study.comparison.trials import GOALS, Trial, misses
 
-TINY = Sizes(n_tuned=2, n_judged=2, n_together=2, n_retain=4, n_others=3, n_held_out=2, n_seeds=1, n_steps=2)
+TINY = Sizes(
+    n_tuned=2, n_judged=2, n_together=2, n_retain=4, n_others=3, n_held_out=2, n_seeds=1, n_steps=2, n_steps_together=2
+)
 
 
 def few(*names):
@@ -23,7 +25,9 @@ def few(*names):
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
-    found = Comparison(tmp_path_factory.mktemp("comparison"), TINY, few("top 0.1 %", "published recipe as is"), n_workers=1)
+    found = Comparison(
+        tmp_path_factory.mktemp("comparison"), TINY, few("top 0.1 %", "published recipe as is"), n_workers=1
+    )
     found.run()
     return found
 
@@ -117,8 +121,12 @@ def test_misses_are_zero_only_where_every_goal_is_met():
 
 def test_the_table_averages_paragraphs_once_and_names_the_missed_goals():
     rows = [
-        made_row(size=2, ids=["a", "b"], exact_match=[0.0, 10.0], longest_run=[1.0, 9.0], nll=[3.0, 3.0], twin_nll=[4.0, 4.0]),
-        made_row(size=2, ids=["b", "c"], exact_match=[20.0, 6.0], longest_run=[9.0, 9.0], nll=[3.0, 3.0], twin_nll=[4.0, 4.0]),
+        made_row(
+            size=2, ids=["a", "b"], exact_match=[0.0, 10.0], longest_run=[1.0, 9.0], nll=[3.0, 3.0], twin_nll=[4.0, 4.0]
+        ),
+        made_row(
+            size=2, ids=["b", "c"], exact_match=[20.0, 6.0], longest_run=[9.0, 9.0], nll=[3.0, 3.0], twin_nll=[4.0, 4.0]
+        ),
         made_row(method="n", ids=["a"]),
     ]
     table = comparison_table(rows, seed=0)

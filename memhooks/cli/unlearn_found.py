@@ -1,12 +1,13 @@
 """What `memhooks unlearn` found, as plain values and as a labelled result."""
 
 # Heavy imports stay inside the functions, as in the other commands.
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memhooks.cli.tables import Row, plain, rows_of
+from memhooks.cli.tables import Row, rows_of
 from memhooks.cli.unlearn_run import Run
 
 if TYPE_CHECKING:
@@ -93,4 +94,4 @@ def whereabouts(mask: "WeightMask") -> dict[str, Any]:
 
 def _number(value: object) -> object:
     """None for NaN."""
-    return plain(value) if isinstance(value, float) else value
+    return None if isinstance(value, float) and math.isnan(value) else value

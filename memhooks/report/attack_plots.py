@@ -99,6 +99,9 @@ def plot_breaking(result: xr.Dataset) -> go.Figure:
                 _add_paragraphs_(drawing, name, own, values, (row, column))
     drawing.update_xaxes(title_text="NLL before, nats per token", row=max(1, len(criteria)))
     drawing.update_yaxes(rangemode="tozero")
+    for column, measure in enumerate(_BREAKING.values(), start=1):
+        drawing.update_yaxes(title_text=measure, col=column)
+    drawing.for_each_annotation(lambda one: one.update(text=str(one.text).split(":")[0]))
     return drawing.update_layout(
         template=TEMPLATE,
         title="Is memorized text harder to break?",
@@ -145,7 +148,10 @@ def plot_sequence(result: xr.Dataset) -> go.Figure:
 
 
 def _panel(row: str) -> str:
-    return f"trained on {row}".replace(": ", ",<br>")
+    on, _, tested = row.partition(": ")
+    return f"trained on {on}" + {"trained": ",<br>tested on the same", "held out": ",<br>tested on the rest"}.get(
+        tested, ""
+    )
 
 
 def _add_curve_(drawing: go.Figure, model: str, steps: Sequence[int], ends: Sequence[np.ndarray], column: int) -> None:
@@ -177,6 +183,7 @@ def _add_points_(
         y=y,
         mode="markers",
         name=name,
+        cliponaxis=False,
         marker={"color": colour, "size": 9},
         error_x={
             "type": "data",

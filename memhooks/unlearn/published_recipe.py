@@ -60,7 +60,7 @@ def published_recipe_(
                 weight.grad = gradient * kept[name]
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
     return losses
 
 

@@ -22,6 +22,7 @@ from memhooks.model.provenance import model_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.study.comparison.sets import Bench
 from memhooks.unlearn.delta import Delta, delta_of
+from memhooks.unlearn.objectives.bounded_ascent import BoundedAscent
 from memhooks.unlearn.objectives.npo import NPO
 from memhooks.unlearn.published_recipe import published_recipe_
 from memhooks.unlearn.recipe import Budget, Recipe
@@ -63,7 +64,7 @@ def fine_tuned(
     budget: Budget,
     *,
     mask_of: MaskMaker,
-    objective: str | NPO = "gradient_ascent",
+    objective: str | BoundedAscent | NPO = "gradient_ascent",
 ) -> Edited:
     """Masked steps until the budget's goals are met, or the steps run out."""
     retain = bench.retain(seed)
@@ -72,7 +73,7 @@ def fine_tuned(
         objective=objective,
         retain_weight=setting["retain_weight"],
         lr=setting["lr"],
-        n_steps=bench.sizes.n_steps,
+        n_steps=bench.sizes.n_steps if len(forget) == 1 else bench.sizes.n_steps_together,
         n_retain=N_RETAIN,
         seed=seed,
     )
@@ -138,7 +139,7 @@ def _grid(lrs: tuple[float, ...], weights: tuple[float, ...]) -> tuple[Setting, 
     return tuple({"lr": lr, "retain_weight": weight} for lr, weight in product(lrs, weights))
 
 
-def _masked(mask_of: MaskMaker, objective: str | NPO = "gradient_ascent") -> Callable[..., Edited]:
+def _masked(mask_of: MaskMaker, objective: str | BoundedAscent | NPO = "gradient_ascent") -> Callable[..., Edited]:
     return partial(fine_tuned, mask_of=mask_of, objective=objective)
 
 
@@ -170,6 +171,12 @@ METHODS: tuple[Method, ...] = (
         tuple({"lr": lr, "fraction": share} for lr, share in product((0.1, 1.0), (0.001, 0.005, 0.01, 0.02))),
     ),
     Method("published recipe as is", as_published, ({},)),
+    # Each token is pushed to 3 nats and no further, so that the first to go do not drown the rest.
+    Method(
+        "bounded, Fisher ratio 0.1 %",
+        _masked(partial(top_of, localizer=fisher_ratio, fraction=0.001), BoundedAscent(goal=3.0)),
+        _grid((6e-3, 1e-2, 1.5e-2, 2e-2), (5.0, 20.0)),
+    ),
 )
 
 

@@ -26,7 +26,8 @@ class Sizes:
         n_others: memorized ones that should stay, never used in training.
         n_held_out: never-seen ones on which language is measured.
         n_seeds: of retained paragraphs and random masks; the judged paragraphs share them out.
-        n_steps: of every run, at most.
+        n_steps: of a run that unlearns one paragraph, at most.
+        n_steps_together: of one that unlearns several.
     """
 
     n_tuned: int = 8
@@ -37,6 +38,7 @@ class Sizes:
     n_held_out: int = 10
     n_seeds: int = 3
     n_steps: int = 16
+    n_steps_together: int = 32
 
 
 @dataclass(frozen=True)

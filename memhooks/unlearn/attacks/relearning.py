@@ -35,7 +35,7 @@ On = Literal["part", "prefixes", "unrelated"]
 """What the attacker trains on."""
 
 LR = 3e-5
-"""At this step size the organism's twin learns one paragraph by heart in about 15 steps, and four in about 30."""
+"""At this step size the organism's twin learns half of a continuation by heart in 12 to 15 steps, four in about 30."""
 
 BATCH = 4
 """Paragraphs in each step; more of them take turns."""
