@@ -1,7 +1,7 @@
 """The command line, one file per command.
 
-`memhooks study | measure | inspect | perturb | patch | ablate | lens | gradients | attention | unlearn | attack | apply |
-revert | hooks | audit`.
+`memhooks study | measure | inspect | perturb | patch | ablate | lens | gradients | attention | unlearn | attack |
+apply | revert | hooks | audit`.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """Token paragraphs: a prefix the model is given and a continuation it may recite."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -126,8 +127,8 @@ class Paragraphs:
         Raises:
             InputError: there are too few for the last part to have any.
         """
-        ends = np.cumsum([0, *sizes])
-        return tuple(self.select(slice(int(start), int(end))) for start, end in zip(ends[:-1], ends[1:], strict=True))
+        ends = np.cumsum([0, *sizes]).tolist()
+        return tuple(self.select(slice(start, end)) for start, end in pairwise(ends))
 
     def joined(self, *others: "Paragraphs") -> "Paragraphs":
         """These paragraphs, then others of the same prefix and length, with their ids; other labels are dropped.

@@ -146,7 +146,7 @@ def _shared(mask: WeightMask, earlier: WeightMask | None) -> dict[str, float]:
     if earlier is None:
         return {}
     found = mask_overlap(mask, earlier)
-    return {"shared": found.shared, "shared_expected": found.expected, "shared_p": found.p_value}
+    return {"shared": float(found.shared), "shared_expected": found.expected, "shared_p": found.p_value}
 
 
 def _labelled(

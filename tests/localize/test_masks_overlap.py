@@ -4,7 +4,7 @@ import torch
 
 from memhooks.errors import InputError
 from memhooks.localize.masks.matched_random import matched_random_weights
-from memhooks.localize.masks.overlap import SMALLEST_P, overlap
+from memhooks.localize.masks.overlap import SMALLEST_P, mask_overlap
 from memhooks.localize.masks.weight_mask import WeightMask
 
 SIZES = {"a": 40, "b": 25, "c": 10}

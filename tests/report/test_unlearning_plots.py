@@ -27,7 +27,7 @@ def named(drawing, name):
 
 
 def test_steps_are_drawn_as_recorded_with_goals_and_the_kept_one():
-    budget = Budget(forget_em=2, longest_run=10, forget_nll=1.5, retain_kl=0.5)
+    budget = Budget(forget_em=2.0, longest_run=10.0, forget_nll=1.5, retain_kl=0.5)
     drawing = plot_steps(RECORDS, budget)
     for name, field in (
         ("exact match", "forget_em"),

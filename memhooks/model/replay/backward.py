@@ -58,9 +58,7 @@ class Trace:
         """Each paragraph's gradient of its own loss at these sites, `[paragraph pos ...]`; frees the graph."""
         return dict(zip(wanted, _pulls(losses, [self.activations[place] for place in wanted]), strict=True))
 
-    def matrices(
-        self, losses: Float[Tensor, " loss"], *, names: Collection[str] | None = None
-    ) -> list[Matrix]:
+    def matrices(self, losses: Float[Tensor, " loss"], *, names: Collection[str] | None = None) -> list[Matrix]:
         """The matrices of the grid, layer by layer, all or those of these parameters; frees the graph.
 
         The backward pass ends at the lowest one that is asked for.

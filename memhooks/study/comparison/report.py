@@ -24,8 +24,8 @@ _COLUMNS = {
 }
 _LEAD = (
     "Each method was tuned with the same number of trials on paragraphs that are not judged here, then judged on "
-    "others. EM counts the tokens recited before the first miss, of 50; the longest run is the longest verbatim stretch "
-    "from any start. Means with 95 % intervals."
+    "others. EM counts the tokens recited before the first miss, of 50; the longest run is the longest verbatim "
+    "stretch from any start. Means with 95 % intervals."
 )
 
 
