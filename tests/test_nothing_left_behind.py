@@ -18,10 +18,12 @@ from memhooks.model.hooks import hooked, recorded
 from memhooks.model.means import activation_means
 from memhooks.model.patched import patched
 from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.unlearn.recipe import Recipe
 
 TOKENS = torch.arange(20).reshape(2, 10)
 OTHERS = torch.arange(40, 60).reshape(2, 10)
 ROWS = Paragraphs(TOKENS, 5)
+RETAINED = Paragraphs(OTHERS, 5)
 PAIRS = memhooks.Pairs(ROWS, Paragraphs(OTHERS, 5), torch.tensor([1, 2]), torch.tensor([5, 6]))
 SOURCE = str(Path(memhooks.__file__).parent)
 NAME = "blocks.1.hook_resid_pre"
@@ -89,13 +91,13 @@ def add_noise(model):
 def unlearn_and_restore(model):
     mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
     with memhooks.restored(model):
-        for _ in memhooks.unlearning_steps(model, ROWS, OTHERS, mask, recipe=Recipe(n_steps=2)):
+        for _ in memhooks.unlearning_steps(model, ROWS, RETAINED, mask, recipe=Recipe(n_steps=2)):
             pass
 
 
 def unlearn_and_return_the_change(model):
     mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
-    delta, _ = memhooks.unlearn(model, ROWS, OTHERS, mask, recipe=Recipe(n_steps=2))
+    delta, _ = memhooks.unlearn(model, ROWS, RETAINED, mask, recipe=Recipe(n_steps=2))
     with delta.applied(model):
         model(TOKENS)
 

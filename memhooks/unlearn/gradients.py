@@ -46,7 +46,7 @@ class MaskedGradients:
     def __call__(
         self, rows: Paragraphs, losses: Callable[[Tensor], Tensor]
     ) -> tuple[Float[Tensor, " loss"], Float[Tensor, " chosen"]]:
-        """The losses of a pass over `rows`, from the logits that predict their continuations; the gradient of their sum."""
+        """Losses of a pass over `rows`, from the logits that predict their continuations; the gradient of their sum."""
         with torch.inference_mode(mode=False), torch.enable_grad():
             traced = trace(self._model, rows.tokens, first=rows.n_prefix)
             found = losses(traced.logits)
