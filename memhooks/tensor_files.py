@@ -1,9 +1,11 @@
-"""Named tensors with their provenance, as safetensors: written whole or not at all, and never unpickled."""
+"""Named tensors with their provenance, as safetensors: written whole or not at all, checked, and never unpickled."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,18 +24,17 @@ def save_tensors(path: Path | str, kind: str, about: Mapping[str, object], tenso
         tensors: by name.
 
     Raises:
-        InputError: another ending.
+        InputError: another ending, or a folder that does not exist.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"a {kind} is saved as .safetensors, got {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise InputError(f"no folder {path.parent} to save the {kind} in; make it first")
+    text = json.dumps(about)
+    plain = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
     with whole_file(path) as partial:
-        save_file(
-            {name: one.detach().cpu().contiguous() for name, one in tensors.items()},
-            partial,
-            {f"memhooks {kind}": json.dumps(about)},
-        )
+        save_file(plain, partial, {f"memhooks {kind}": text, "checksum": _checksum(text, plain)})
 
 
 def load_tensors(path: Path | str, kind: str) -> tuple[dict, dict[str, Tensor]]:
@@ -47,11 +48,22 @@ def load_tensors(path: Path | str, kind: str) -> tuple[dict, dict[str, Tensor]]:
         raise InputError(f"no {kind} file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get(f"memhooks {kind}")
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        found = None if about is None else json.loads(about)
-    except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
+        text = header.get(f"memhooks {kind}")
+        found = None if text is None else json.loads(text)
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise InputError(f"{path}: not a {kind} file, or damaged ({in_short(error)})") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: not a {kind} file")
+    if header.get("checksum") != _checksum(str(text), tensors):
+        raise InputError(f"{path}: damaged, its checksum differs; save the {kind} again")
     return found, tensors
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -272,7 +272,10 @@ def test_what_is_printed_fits_80_columns_and_says_what_moved_what_it_cost_and_wh
     ):
         assert text in done.stdout, text
     assert "memhooks apply" not in done.stdout
-    assert f"memhooks apply {saved}" in invoke_on(foreign, "--delta", saved).stdout
+    done = invoke_on(foreign, "--delta", saved)
+    assert f"memhooks apply {saved} --model {foreign / 'neo'} --out FOLDER" in done.stdout
+    given = f"--delta {saved} --model {foreign / 'neo'} --paragraphs {foreign / 'mine.pt'}"
+    assert f"memhooks attack {given}" in done.stdout
 
 
 def test_one_paragraph_has_no_intervals_but_still_valid_json(foreign):

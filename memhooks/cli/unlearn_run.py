@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memhooks.unlearn.delta import Delta
     from memhooks.unlearn.evaluation import Untouched
     from memhooks.unlearn.recipe import Budget, Recipe
-    from memhooks.unlearn.steps import UnlearningStep
+    from memhooks.unlearn.record import UnlearningStep
     from memhooks.unlearn.unlearning import Unlearned
 
 
@@ -150,7 +150,7 @@ def _mask(model: "HookedModel", wanted: Wanted, sets: Drawn) -> "WeightMask":
 def _unlearned(
     model: "HookedModel", sets: Drawn, mask: "WeightMask", recipe: "Recipe", budget: "Budget", wanted: Wanted
 ) -> "Unlearned":
-    from memhooks.unlearn.unlearning import unlearn
+    from memhooks.unlearn.unlearning import NotFiniteError, unlearn
 
     try:
         return unlearn(
@@ -163,7 +163,5 @@ def _unlearned(
             checkpoint=wanted.checkpoint,
             allow_shared=wanted.sets.allow_shared,
         )
-    except RuntimeError as error:
-        if "not finite" not in str(error):
-            raise
+    except NotFiniteError as error:
         raise InputError(str(error).replace("a smaller lr", "a smaller --lr")) from error  # a step size is input, too

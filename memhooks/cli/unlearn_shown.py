@@ -185,5 +185,5 @@ def _next(run: Run, saved: Path | None) -> list[str]:
         ]
     return [
         f"Next: memhooks apply {saved} --model {run.wanted.model} --out FOLDER",
-        f"      memhooks attack {saved} --model {run.wanted.model}",
+        f"      memhooks attack --delta {saved} --model {run.wanted.model} --paragraphs {run.wanted.sets.paragraphs}",
     ]

@@ -129,7 +129,7 @@ def _gradients(
     model: HookedModel, forget: Paragraphs, retain: Paragraphs, subnet: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Of NLL(retain) - NLL(forget) by the weights of the subnet; nothing in the model changes."""
-    with torch.enable_grad():
+    with torch.inference_mode(mode=False), torch.enable_grad():
         losses = []
         for rows in (retain, forget):
             inputs, options = (rows.tokens.to(model.cfg.device),), {"stop_at_layer": model.cfg.n_layers}

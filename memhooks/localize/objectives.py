@@ -190,6 +190,6 @@ def evaluated(objective: Objective, logits: Logits, paragraphs: Paragraphs) -> F
     return values
 
 
-def objective_name(objective: Objective) -> str:
+def objective_name(objective: Callable[..., object]) -> str:
     """For a result's provenance: the function's name, or the object with its settings."""
     return getattr(objective, "__name__", None) or repr(objective)

@@ -14,7 +14,7 @@ from memhooks.model.components import component_labels, component_parameters, co
 from memhooks.model.loading import HookedModel
 from memhooks.report.theme import COLOURS, TEMPLATE, figure
 from memhooks.unlearn.recipe import Budget
-from memhooks.unlearn.steps import UnlearningStep
+from memhooks.unlearn.record import UnlearningStep
 
 _KEPT = "#000000"
 _BEFORE, _AFTER = "#999999", COLOURS["control"]

@@ -46,7 +46,7 @@ def unlearning_stage(
             budget = Budget(forget_nll=float(goal))
             delta, records = unlearn(model, target, retain, mask, recipe=recipe, budget=budget)
             kept_step = [record for record in records if record.best][-1]
-            reached = kept_step.forget_em <= 2 and kept_step.longest_run <= 10 and kept_step.forget_nll >= goal
+            reached = budget.met_by(kept_step)
             trial = {"mask": name, "target": target.ids[0], "lr": lr, "steps": kept_step.step, "reached": reached}
             with delta.applied(model):
                 yield from list(_rows(model, sets, trial))

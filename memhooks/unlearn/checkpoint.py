@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +20,7 @@ class Checkpoint(NamedTuple):
     Attributes:
         step: the step to go on with.
         least: shortfall of the best step so far.
+        best_record: that step's record, as plain numbers; None without a budget, or before any.
         values: the chosen entries.
         best: those of the best step so far.
         before: those before the last update.
@@ -27,6 +29,7 @@ class Checkpoint(NamedTuple):
 
     step: int
     least: float
+    best_record: dict[str, float] | None
     values: Entries
     best: Entries
     before: Entries
@@ -41,7 +44,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, config: str) -> None:
     """
     tensors = {"values": checkpoint.values, "best": checkpoint.best, "before": checkpoint.before}
     tensors |= {f"state.{name}": one for name, one in checkpoint.state.items()}
-    about = {"step": checkpoint.step, "least": checkpoint.least.hex(), "config": json.loads(config)}
+    about = {"step": checkpoint.step, "least": checkpoint.least.hex(), "best_record": checkpoint.best_record}
+    about["config"] = json.loads(config)
     save_tensors(path, "checkpoint", about, tensors)
 
 
@@ -58,9 +62,20 @@ def load_checkpoint(path: Path, config: str) -> Checkpoint | None:
     try:
         own = [tensors.pop(name) for name in ("values", "best", "before")]
         state = {name.removeprefix("state."): one for name, one in tensors.items()}
-        return Checkpoint(int(about["step"]), float.fromhex(about["least"]), *own, state=state)
+        _check_numbers(int(about["step"]), own)
+        return Checkpoint(int(about["step"]), float.fromhex(about["least"]), about["best_record"], *own, state=state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a checkpoint file, or damaged; delete it to start anew") from error
+
+
+def _check_numbers(step: int, entries: list[Tensor]) -> None:
+    """Refuse what no run has saved.
+
+    Raises:
+        ValueError: a step below 0, or values that are no numbers.
+    """
+    if step < 0 or not all(one.ndim == 1 and bool(torch.isfinite(one).all()) for one in entries):
+        raise ValueError("a step below 0, or values that are no numbers")
 
 
 def _check_config(path: Path, saved: object, here: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Int32
@@ -61,8 +62,11 @@ class Delta:
     def apply_(self, model: HookedModel) -> None:
         """Write the new values into the model that the delta was made from.
 
+        The model is recognised by its hash, which costs nothing where the weights were hashed since they last changed;
+        an edit through `.data` outside the delta's own entries escapes it.
+
         Raises:
-            InputError: the model is another, or was edited meanwhile.
+            InputError: the model is another, was edited meanwhile, or becomes another than the delta says.
         """
         _exchange_(model, self, self.old, self.new, (self.before, self.after), done="apply")
 
@@ -76,18 +80,27 @@ class Delta:
 
     @contextmanager
     def applied(self, model: HookedModel) -> Iterator[HookedModel]:
-        """Inside the block the delta is applied; after it, whatever happened, the model is bit for bit as before.
+        """Inside the block the delta is applied; after it, also after an error, the old values are back bit for bit.
 
         Raises:
             InputError: the model is another, or was edited meanwhile.
+            RuntimeError: the block edited the weights as well; the delta's own entries are back, the others are not.
         """
-        self.apply_(model)
+        entered = False
         try:
+            self.apply_(model)
+            entered = True
             yield model
         finally:
-            _write_(model, self, self.old)
-            if self.before:
-                know_hash(model, self.before)
+            # Ctrl-C may fall between the two lines above: then the hash tells that the new values are in.
+            if (alone := model_hash(model) == self.after) or entered:
+                _write_(model, self, self.old)
+                if alone:
+                    know_hash(model, self.before)
+        if model_hash(model) != self.before:
+            raise RuntimeError(
+                "the weights were edited while a delta was applied: its own entries are back, the others are as edited"
+            )
 
 
 def delta_of(
@@ -116,7 +129,9 @@ def delta_of(
         }
         for source in (old, parameters)
     ]
-    return Delta(chosen, *values, before=before, after=model_hash(model), about=dict(about or {}))
+    made = Delta(chosen, *values, before=before, after=model_hash(model), about=dict(about or {}))
+    _VERIFIED.add(made)
+    return made
 
 
 def save_delta(delta: Delta, path: Path | str) -> None:
@@ -147,17 +162,19 @@ def load_delta(path: Path | str) -> Delta:
         if part not in parts:
             raise InputError(f"{path}: not a delta file; it holds {name}")
         parts[part][parameter] = values
-    before, after = about.get("before"), about.get("after")
-    if not isinstance(before, str) or not isinstance(after, str):
+    before, after, origin = about.get("before"), about.get("after"), about.get("about")
+    if not isinstance(before, str) or not isinstance(after, str) or not isinstance(origin, dict):
         raise InputError(f"{path}: not a delta file; it does not say which model it belongs to")
     _check_parts(path, **parts)
-    return Delta(**parts, before=before, after=after, about=about.get("about") or {})
+    return Delta(**parts, before=before, after=after, about=origin)
 
 
 def _check_parts(path: Path | str, *, indices: dict, old: dict, new: dict) -> None:
     for name, own in indices.items():
-        if name not in old or name not in new or not len(own) == len(old[name]) == len(new[name]) or own.ndim != 1:
-            raise InputError(f"{path}: damaged; {name} lacks indices, old or new values")
+        if name not in old or name not in new:
+            raise InputError(f"{path}: damaged; {name} lacks old or new values")
+        if own.ndim != 1 or not own.shape == old[name].shape == new[name].shape or old[name].dtype != new[name].dtype:
+            raise InputError(f"{path}: damaged; indices, old and new values of {name} do not fit each other")
         if own.dtype != torch.int32 or (own[1:] <= own[:-1]).any() or (own < 0).any():
             raise InputError(f"{path}: damaged; the indices of {name} are not sorted int32")
         if not (torch.isfinite(old[name]).all() and torch.isfinite(new[name]).all()):
@@ -181,10 +198,35 @@ def _exchange_(
             f"cannot {done} this delta: it belongs to a model with the weights {hashes[0]}, these are {here};{hint} "
             "load the model that it was made from, unprocessed and in the same dtype"
         )
+    _check_fits(model, delta, done)
     if not _holds(model, delta, expected):  # an edit through `.data` escapes the hash's memory
         raise InputError(f"cannot {done} this delta: the model's weights were edited behind torch's back")
-    _write_(model, delta, values)
-    know_hash(model, hashes[1])
+    try:
+        _write_(model, delta, values)
+        if delta in _VERIFIED:
+            know_hash(model, hashes[1])
+        elif model_hash(model) != hashes[1]:  # once for each delta that came from a file
+            raise InputError(f"cannot {done} this delta: what comes of it is not what it says; it is damaged")
+        _VERIFIED.add(delta)
+    except BaseException:  # Ctrl-C too: all or nothing
+        _write_(model, delta, expected)
+        know_hash(model, hashes[0])
+        raise
+
+
+_VERIFIED: WeakSet[Delta] = WeakSet()
+"""Deltas of which it is known that they lead from the one hash to the other."""
+
+
+def _check_fits(model: HookedModel, delta: Delta, done: str) -> None:
+    parameters = dict(model.named_parameters())
+    for name, own in delta.indices.items():
+        weight = parameters.get(name)
+        if weight is None or (len(own) and int(own[-1]) >= weight.numel()) or delta.new[name].dtype != weight.dtype:
+            here = "has none" if weight is None else f"has {weight.numel()} entries of {weight.dtype}"
+            raise InputError(
+                f"cannot {done} this delta: it holds {delta.new[name].dtype} values of {name}, and this model {here}"
+            )
 
 
 def _holds(model: HookedModel, delta: Delta, expected: Mapping[str, Tensor]) -> bool:

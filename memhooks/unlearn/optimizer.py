@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from memhooks.errors import InputError
 from memhooks.localize.masks.weight_mask import WeightMask
 from memhooks.unlearn.recipe import Recipe
 
@@ -79,9 +80,24 @@ class MaskedOptimizer:
         return {name: one.clone() for name, one in own.items() if isinstance(one, Tensor)}
 
     def resume_(self, values: Float[Tensor, " chosen"], state: Mapping[str, Tensor]) -> None:
-        """Go on as the optimizer that `state` was taken from."""
-        self.write_(values)
-        self._inner.state[self._padded] = {name: one.clone() for name, one in state.items()}
+        """Go on as the optimizer that `state` was taken from.
+
+        Raises:
+            InputError: the values or the state are of another run.
+        """
+        first = (
+            {"step", "exp_avg", "exp_avg_sq"} if not isinstance(self._inner, torch.optim.SGD) else {"momentum_buffer"}
+        )
+        if values.shape != self.values.shape or set(state) - first or (state and first - set(state)):
+            raise InputError("the checkpoint does not fit this run; delete it to start anew")
+        if any(one.shape != self._padded.shape for name, one in state.items() if name != "step"):
+            raise InputError("the checkpoint does not fit this run; delete it to start anew")
+        device = self._padded.device
+        self.write_(values.to(device))
+        if state:  # the step count stays where torch keeps it, on the CPU
+            self._inner.state[self._padded] = {
+                name: one.clone() if name == "step" else one.to(device, copy=True) for name, one in state.items()
+            }
 
 
 def _optimizer(values: Tensor, recipe: Recipe) -> torch.optim.Optimizer:

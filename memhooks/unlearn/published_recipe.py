@@ -50,6 +50,7 @@ def published_recipe_(
     losses = []
     with torch.inference_mode(mode=False), trainable(model) as parameters:
         kept = {name: _inside(mask, name, weight) for name, weight in parameters.items()}
+        before = {name: weight.grad for name, weight in parameters.items()}
         optimizer = torch.optim.Adam(parameters.values(), lr=lr, weight_decay=weight_decay)
         for _ in range(n_steps):
             with torch.enable_grad():
@@ -61,6 +62,8 @@ def published_recipe_(
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
+        for name, weight in parameters.items():
+            weight.grad = before[name]
     return losses
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from memhooks.errors import InputError
+from memhooks.localize.objectives import objective_name
 from memhooks.unlearn.objectives import OBJECTIVES
 from memhooks.unlearn.objectives.term import Term
+from memhooks.unlearn.record import UnlearningStep
 from memhooks.unlearn.retain_terms import RETAIN
 
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -51,12 +53,10 @@ class Recipe:
         Raises:
             InputError: an unknown name, or a number out of range.
         """
-        if isinstance(self.objective, str) and self.objective not in OBJECTIVES:
-            raise InputError(f"no objective {self.objective!r}; there are {', '.join(OBJECTIVES)}")
-        if self.retain not in (None, "none", *RETAIN):
-            raise InputError(f"no retain term {self.retain!r}; there are {', '.join(RETAIN)} and none")
-        if self.optimizer not in get_args(Optimizer):
-            raise InputError(f"no optimizer {self.optimizer!r}; there are {', '.join(get_args(Optimizer))}")
+        for name in ("n_steps", "n_retain", "seed"):
+            if type(getattr(self, name)) is not int:
+                raise InputError(f"{name} must be a whole number, got {getattr(self, name)!r}")
+        self._check_names()
         if self.n_steps < 1 or self.n_retain < 1 or not 0 < self.lr < math.inf:
             raise InputError(
                 f"n_steps and n_retain must be at least 1 and lr positive, got {self.n_steps}, {self.n_retain} "
@@ -66,6 +66,14 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not low <= value < high:
                 raise InputError(f"{name} must lie in [{low}, {high}), got {value}")
+
+    def _check_names(self) -> None:
+        if isinstance(self.objective, str) and self.objective not in OBJECTIVES:
+            raise InputError(f"no objective {self.objective!r}; there are {', '.join(OBJECTIVES)}")
+        if self.retain not in (None, "none", *RETAIN):
+            raise InputError(f"no retain term {self.retain!r}; there are {', '.join(RETAIN)} and none")
+        if self.optimizer not in get_args(Optimizer):
+            raise InputError(f"no optimizer {self.optimizer!r}; there are {', '.join(get_args(Optimizer))}")
 
     @property
     def forgetting(self) -> Callable[..., Term]:
@@ -83,7 +91,7 @@ class Recipe:
         """For provenance: the objective with its settings, the retain term as it will be used."""
         name, weight = self.retaining
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return own | {"objective": repr(self.forgetting), "retain": name, "retain_weight": weight}
+        return own | {"objective": objective_name(self.forgetting), "retain": name, "retain_weight": weight}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +114,10 @@ class Budget:
         """Refuse what can never be met.
 
         Raises:
-            InputError: a number is negative or NaN.
+            InputError: a number is negative or NaN, or an NLL that nothing reaches.
         """
+        if self.forget_nll == math.inf:
+            raise InputError("forget_nll must be finite, got inf; leave it out to ask for no NLL")
         for name in ("forget_em", "longest_run", "retain_kl", "forget_nll"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -120,6 +130,11 @@ class Budget:
         if self.forget_nll:
             missed += max(0.0, self.forget_nll - forget_nll) / self.forget_nll
         return missed
+
+    def met_by(self, record: UnlearningStep) -> bool:
+        """Whether a step reached every goal of forgetting."""
+        em, run, nll = record.forget_em, record.longest_run, record.forget_nll
+        return self.shortfall(forget_em=em, longest_run=run, forget_nll=nll, n_continuation=1) == 0
 
     def plain(self) -> dict[str, float | None]:
         """For provenance; no limit is None, as JSON has no infinity."""

@@ -18,34 +18,11 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.unlearn.gradients import MaskedGradients
 from memhooks.unlearn.objectives.term import Term, token_nll
 from memhooks.unlearn.recipe import Recipe
+from memhooks.unlearn.record import UnlearningStep
 from memhooks.unlearn.retain_terms import RETAIN
 
 CHUNK = 16
 """Paragraphs to forget in one pass; larger sets take several, whose gradients add up."""
-
-
-@dataclass(frozen=True)
-class UnlearningStep:
-    """What a step saw before its update; means over paragraphs.
-
-    Attributes:
-        step: updates made so far, 0 = the model as it was.
-        loss: what is minimised: the objective plus the weighted retain term.
-        forget_nll: of the text to forget, in nats per token.
-        forget_em: its exact match, in tokens.
-        longest_run: its longest verbatim run from any start, in tokens.
-        retain_kl: to the untouched model on this step's retained paragraphs, in nats per token (0 = unchanged); NaN
-            where neither the recipe nor the budget looks at them.
-        best: whether this is the best step so far; always true without a budget.
-    """
-
-    step: int
-    loss: float
-    forget_nll: float
-    forget_em: float
-    longest_run: float
-    retain_kl: float
-    best: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,12 +60,13 @@ class Steps:
         name, self._weight = recipe.retaining
         starts = range(0, len(forget), CHUNK)
         self._terms = [
-            recipe.forgetting(model, forget.select(slice(at, at + CHUNK)), seed=recipe.seed + at) for at in starts
+            recipe.forgetting(model, forget.select(slice(at, at + CHUNK)), seed=recipe.seed) for at in starts
         ]
         self._retained: list[_Retained] = []
         if watch or self._weight:
             order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(recipe.seed))
-            for turn in order.split(recipe.n_retain):
+            used = order[: (recipe.n_steps + 1) * recipe.n_retain]  # more than take a turn need no reference
+            for turn in used.split(recipe.n_retain):
                 rows = retain.select(turn.sort().values)
                 drift = RETAIN["kl"](model, rows)
                 self._retained.append(_Retained(RETAIN[name](model, rows) if name == "nll" else drift, drift))

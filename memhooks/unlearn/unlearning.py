@@ -8,28 +8,29 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.localize.masks.weight_mask import WeightMask, frozen_outside
-from memhooks.model.components import trainable
+from memhooks.model.components import component_parameters
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import model_hash, tensor_hash
 from memhooks.model.watched import refuse_hooks
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import check_apart
 from memhooks.progress import tracked
-from memhooks.unlearn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from memhooks.unlearn.checkpoint import load_checkpoint, save_checkpoint
 from memhooks.unlearn.delta import Delta, delta_of
 from memhooks.unlearn.optimizer import MaskedOptimizer
 from memhooks.unlearn.recipe import Budget, Recipe, settings_text
-from memhooks.unlearn.steps import Steps, UnlearningStep
+from memhooks.unlearn.record import UnlearningStep
+from memhooks.unlearn.run import Run, own_modes
+from memhooks.unlearn.steps import Steps
 
 CHECKPOINT_EVERY = 5
 """Updates between two checkpoints: the most that a killed run repeats."""
@@ -63,6 +64,8 @@ def unlearn(  # noqa: PLR0913 - who, what and where, and one word each on how, u
         RuntimeError: the same, or a weight outside the mask moved.
     """
     recipe = recipe or Recipe()
+    _check(model, forget, retain, mask, checkpoint, allow_shared=allow_shared)
+    config = settings_text(_config(model, forget, retain, mask, recipe, budget))
     with restored(model):
         before = model_hash(model)
         old = {name: weight.detach().clone() for name, weight in model.named_parameters() if name in mask.indices}
@@ -71,10 +74,10 @@ def unlearn(  # noqa: PLR0913 - who, what and where, and one word each on how, u
         )
         with frozen_outside(model, mask):
             records = list(tracked(steps, "unlearning", total=recipe.n_steps + 1))
-        kept = [record for record in records if record.best][-1]
+        kept = asdict(best[-1]) if (best := [one for one in records if one.best]) else _saved_best(checkpoint, config)
         about = {"recipe": recipe.plain(), "budget": None if budget is None else budget.plain()}
         about |= {"forget": list(forget.ids), "forget_hash": tensor_hash(forget.tokens)}
-        about |= {"retain_hash": tensor_hash(retain.tokens), "record": asdict(kept)}
+        about |= {"retain_hash": tensor_hash(retain.tokens), "record": kept}
         return Unlearned(delta_of(model, mask, old, before=before, about=about), records)
 
 
@@ -97,7 +100,8 @@ def unlearning_steps(  # noqa: PLR0913 - as `unlearn`
         retain: other text of the same prefix and length, on which the model should stay as it is.
         mask: the weights that may move.
         recipe: objective, retain term, optimizer, steps; by default gradient ascent held by KL.
-        budget: end early, and put the best step's weights back at the end. Without one the last step stands.
+        budget: end early, and put the best step's weights into the model once the last record was taken, or the
+            iterator is closed. Without one the last step stands.
         checkpoint: a file to go on from if it is there, and to write to meanwhile; the model must be as it was at
             the first start. The resumed run equals an uninterrupted one bit for bit.
         allow_shared: accept text to forget of which near-duplicates are in the retained text.
@@ -105,93 +109,39 @@ def unlearning_steps(  # noqa: PLR0913 - as `unlearn`
     Raises:
         InputError: an empty mask or one of another model, sets that share near-duplicates, differ in shape or cannot
             be read, hooks on the model, or a checkpoint of another run.
-        RuntimeError: a loss or gradient is no longer a number; the weights of the step before are put back.
+        NotFiniteError: a loss or gradient is no longer a number; the weights of the step before are put back.
     """
     recipe = recipe or Recipe()
-    _check(model, forget, retain, mask, allow_shared=allow_shared)
+    _check(model, forget, retain, mask, checkpoint, allow_shared=allow_shared)
     config = settings_text(_config(model, forget, retain, mask, recipe, budget))
     found = None if checkpoint is None else load_checkpoint(checkpoint, config)
-    with torch.inference_mode(mode=False), torch.no_grad(), trainable(model) as parameters:
+    # torch's modes are set step by step: a generator that holds them while it waits would leave them to its caller.
+    with own_modes():
         steps = Steps(model, forget, retain, mask, recipe, watch=budget is not None)
-        run = _Run(MaskedOptimizer(parameters, mask, recipe), budget, forget.n_continuation, lr=recipe.lr)
-        start = 0 if found is None else run.resume_(found)
+        entries = MaskedOptimizer(component_parameters(model), mask, recipe)
+        run = Run(entries, budget, forget.n_continuation, lr=recipe.lr)
+        start = 0 if found is None else run.resume_(found, recipe.n_steps)
+    try:
         for step in range(start, recipe.n_steps + 1):
-            if checkpoint is not None and step % CHECKPOINT_EVERY == 0:
-                save_checkpoint(checkpoint, run.checkpoint(step), config)
-            record, gradient = run.finite(*steps.at(step))
-            record = run.judged(record)
-            ended = step == recipe.n_steps or run.over(record)
-            if ended:
-                run.finish_()
+            with own_modes():
+                if checkpoint is not None and step % CHECKPOINT_EVERY == 0:
+                    save_checkpoint(checkpoint, run.checkpoint(step), config)
+                record, gradient = run.finite(*steps.at(step))
+                record = run.judged(record)
             yield record
-            if ended:
+            if step == recipe.n_steps or run.over(record):
                 return
-            run.update_(gradient)
+            with own_modes():
+                run.update_(gradient)
+    finally:
+        with own_modes():
+            run.finish_()
 
 
-class _Run:
-    """A run's state: the chosen entries, the best of them so far, and those of before the last update."""
-
-    def __init__(self, entries: MaskedOptimizer, budget: Budget | None, n_continuation: int, *, lr: float) -> None:
-        self._entries, self._budget, self._n, self._lr = entries, budget, n_continuation, lr
-        self._before = entries.values.clone()
-        self._best = entries.values.clone()
-        self._least = float("inf")
-
-    def finite(
-        self, record: UnlearningStep, gradient: Float[Tensor, " chosen"]
-    ) -> tuple[UnlearningStep, Float[Tensor, " chosen"]]:
-        """The same, if loss and gradient are numbers; else the weights of before the last step are put back.
-
-        Raises:
-            RuntimeError: they are not.
-        """
-        if not (torch.isfinite(torch.tensor(record.loss)) and torch.isfinite(gradient).all()):
-            self._entries.write_(self._before)
-            raise RuntimeError(
-                f"loss or gradients are not finite at step {record.step}; the weights before it are back, "
-                f"use a smaller lr than {self._lr}"
-            )
-        return record, gradient
-
-    def judged(self, record: UnlearningStep) -> UnlearningStep:
-        """The record, saying whether it is the best within the budget so far; its weights are kept then."""
-        if self._budget is None:
-            return record
-        missed = self._budget.shortfall(
-            forget_em=record.forget_em,
-            longest_run=record.longest_run,
-            forget_nll=record.forget_nll,
-            n_continuation=self._n,
-        )
-        best = missed < self._least and (record.step == 0 or not record.retain_kl > self._budget.retain_kl)
-        if best:
-            self._least, self._best = missed, self._entries.values.clone()
-        return replace(record, best=best)
-
-    def over(self, record: UnlearningStep) -> bool:
-        """Whether all goals are met, or too much is lost."""
-        return self._budget is not None and (self._least == 0 or record.retain_kl > self._budget.retain_kl)
-
-    def update_(self, gradient: Float[Tensor, " chosen"]) -> None:
-        """One step of the optimizer."""
-        self._before = self._entries.values.clone()
-        self._entries.step_(gradient)
-
-    def finish_(self) -> None:
-        """With a budget, put the best step's weights into the model."""
-        if self._budget is not None:
-            self._entries.write_(self._best)
-
-    def checkpoint(self, step: int) -> Checkpoint:
-        """All that a resumed run needs to go on with this step."""
-        return Checkpoint(step, self._least, self._entries.values, self._best, self._before, self._entries.state())
-
-    def resume_(self, found: Checkpoint) -> int:
-        """Take up a checkpoint's state; returns the step to go on with."""
-        self._entries.resume_(found.values, found.state)
-        self._least, self._best, self._before = found.least, found.best, found.before
-        return found.step
+def _saved_best(checkpoint: Path | None, config: str) -> dict[str, float] | None:
+    """The record of the best step, where it lies before the checkpoint that a run was resumed from."""
+    found = None if checkpoint is None else load_checkpoint(checkpoint, config)
+    return None if found is None else found.best_record
 
 
 @contextmanager
@@ -208,11 +158,27 @@ def _put_back_(weight: Tensor, value: Tensor) -> None:
     weight.copy_(value)
 
 
-def _check(model: HookedModel, forget: Paragraphs, retain: Paragraphs, mask: WeightMask, *, allow_shared: bool) -> None:
+def _check(
+    model: HookedModel,
+    forget: Paragraphs,
+    retain: Paragraphs,
+    mask: WeightMask,
+    checkpoint: Path | None,
+    *,
+    allow_shared: bool,
+) -> None:
+    if checkpoint is not None and Path(checkpoint).suffix != ".safetensors":
+        raise InputError(f"a checkpoint is saved as .safetensors, got {Path(checkpoint).name}")
     refuse_hooks(model)
     forget.check(model)
     retain.check(model)
     mask.check(model)
+    grid = component_parameters(model)
+    foreign = [name for name, own in mask.indices.items() if len(own) and name not in grid]
+    if foreign:
+        raise InputError(f"only attention and MLP matrices can be unlearned in, and the mask chooses {foreign[0]}")
+    if not all(weight.is_contiguous() for weight in grid.values()):
+        raise InputError("the model's weights must be contiguous tensors; load the model anew")
     shapes = [(one.n_prefix, one.tokens.shape[1]) for one in (forget, retain)]
     if shapes[0] != shapes[1]:
         raise InputError(
@@ -235,6 +201,7 @@ def _config(
         "model": model_hash(model),
         "forget": tensor_hash(forget.tokens),
         "retain": tensor_hash(retain.tokens),
+        "n_prefix": forget.n_prefix,
         "mask": {name: tensor_hash(own) for name, own in mask.indices.items() if len(own)},
         "recipe": recipe.plain(),
         "budget": None if budget is None else budget.plain(),

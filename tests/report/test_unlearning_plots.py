@@ -14,7 +14,7 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.report.unlearning_plots import plot_evaluation, plot_mask, plot_steps
 from memhooks.unlearn.evaluation import evaluate, untouched
 from memhooks.unlearn.recipe import Budget
-from memhooks.unlearn.steps import UnlearningStep
+from memhooks.unlearn.record import UnlearningStep
 
 RECORDS = [
     UnlearningStep(step, -1.0, 0.1 * step, 50.0 - 10 * step, 50.0 - 5 * step, 0.01 * step, best=step < 3)

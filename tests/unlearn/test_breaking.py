@@ -75,7 +75,9 @@ def test_an_edit_ends_when_the_new_continuation_is_recited(model, recited):
     one, new = recited.select([row]), recited.with_continuation(perturbed.continuation).select([row])
     other = copy.deepcopy(model)
     optimizer = torch.optim.Adam([other.get_parameter(name) for name in every_weight(model).indices], lr=1e-2)
-    for step in range(31):
+    step = -1
+    while step < 31:
+        step += 1
         if float(recitation(other, new)["exact_match"][0]) == 12:
             break
         gradients = weight_gradients(other, new)

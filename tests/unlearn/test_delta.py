@@ -1,3 +1,6 @@
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -77,6 +80,85 @@ def test_an_error_inside_applied_takes_the_change_back(model, paragraphs, error)
     delta = made(model, paragraphs)
     with pytest.raises(error), delta.applied(model), torch.no_grad():
         raise error
+    assert_same(model, before)
+
+
+def test_an_edit_inside_applied_is_said_and_not_hidden(model, paragraphs):
+    delta = made(model, paragraphs)
+    with pytest.raises(RuntimeError, match="the weights were edited while a delta was applied"):
+        with delta.applied(model), torch.no_grad():
+            model.blocks[1].mlp.b_in.add_(1.0)
+    assert model_hash(model) == fresh_hash(model) != delta.before
+    with torch.no_grad():
+        model.blocks[1].mlp.b_in.sub_(1.0)
+
+
+def test_a_delta_that_lies_about_what_comes_of_it_is_taken_back(model, paragraphs, tmp_path):
+    before, delta = bits(model), made(model, paragraphs)
+    path = tmp_path / "one.safetensors"
+    save_delta(replace(delta, after="0" * 16), path)
+    with pytest.raises(InputError, match="what comes of it is not what it says"):
+        load_delta(path).apply_(model)
+    assert_same(model, before)
+    assert model_hash(model) == fresh_hash(model)
+
+
+def test_a_flipped_byte_is_noticed(model, paragraphs, tmp_path):
+    path = tmp_path / "one.safetensors"
+    save_delta(made(model, paragraphs), path)
+    content = path.read_bytes()
+    for place in range(len(content) - 1, 0, -(len(content) // 40)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        with pytest.raises(InputError):
+            load_delta(path)
+
+
+@pytest.mark.parametrize("change", ["dtype", "place", "name"])
+def test_a_delta_that_does_not_fit_is_refused_before_anything_is_written(model, paragraphs, change):
+    before, delta = bits(model), made(model, paragraphs)
+    name = list(delta.indices)[-1]
+    if change == "dtype":
+        other = replace(delta, new={**delta.new, name: delta.new[name].double()})
+    elif change == "place":
+        other = replace(delta, indices={**delta.indices, name: delta.indices[name] + 10**6})
+    else:
+        rest = ({("nothing" if key == name else key): one for key, one in part.items()} for part in parts_of(delta))
+        other = replace(delta, **dict(zip(("indices", "old", "new"), rest, strict=True)))
+    with pytest.raises(InputError, match="cannot apply this delta: it holds"):
+        other.apply_(model)
+    assert_same(model, before)
+
+
+def parts_of(delta):
+    return delta.indices, delta.old, delta.new
+
+
+@pytest.mark.parametrize("line", range(12))
+def test_ctrl_c_anywhere_in_applying_leaves_all_or_nothing(model, paragraphs, line):
+    """Interrupt at one line after the other of what `applied` runs."""
+    before, delta = bits(model), made(model, paragraphs)
+    seen = 0
+
+    def interrupt(frame, event, argument):
+        nonlocal seen
+        if not frame.f_code.co_filename.endswith("delta.py") or frame.f_code.co_name not in ("applied", "_exchange_"):
+            return interrupt if event == "call" else None
+        if event == "line":
+            seen += 1
+            if seen == line + 1:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return interrupt
+
+    model_hash(model)
+    try:
+        sys.settrace(interrupt)
+        with delta.applied(model):
+            pass
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
     assert_same(model, before)
 
 

@@ -42,7 +42,7 @@ def test_each_request_starts_from_what_the_ones_before_left(model, sets):
         np.testing.assert_allclose(row["nll"], nll, rtol=1e-4, atol=1e-5)
         assert float(row["others_exact_match"]) == float(recitation(other, others)["exact_match"].mean())
         drift = kl_divergence(continuation_logits(other, retain), frozen).mean()
-        assert float(row["retain_kl"]) == pytest.approx(float(drift), rel=1e-3, abs=1e-6)
+        assert float(row["retain_kl"]) == pytest.approx(drift.item(), rel=1e-3, abs=1e-6)
         squares = sum(
             float((one.detach() - model.get_parameter(name).detach()).double().square().sum())
             for name, one in other.named_parameters()

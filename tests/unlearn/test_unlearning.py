@@ -14,6 +14,7 @@ from memhooks.localize.objectives import continuation_logits, forget_nll, kl_div
 from memhooks.measure.recitation import recitation
 from memhooks.model.provenance import model_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.tensor_files import load_tensors, save_tensors
 from memhooks.unlearn import steps as steps_module
 from memhooks.unlearn import unlearning
 from memhooks.unlearn.recipe import Budget, Recipe
@@ -75,14 +76,13 @@ def test_records_are_what_recitation_measures_of_the_model_at_that_moment(model,
     recipe = Recipe(n_steps=3, lr=1e-2, retain_weight=1.0)
     with torch.no_grad():
         for record in unlearning_steps(model, forget, retain, mask, recipe=recipe):
-            if record.step == recipe.n_steps:  # the update follows the record
-                measured = recitation(model, forget)
-                assert record.forget_nll == pytest.approx(float(measured["nll"].mean()), rel=1e-5)
-                assert record.forget_em == float(measured["exact_match"].mean())
-                assert record.longest_run == float(measured["longest_run"].mean())
-                drift = kl_divergence(continuation_logits(model, retain), frozen).mean()
-                assert record.retain_kl == pytest.approx(float(drift), rel=1e-4)
-                assert record.loss == pytest.approx(record.retain_kl - record.forget_nll, rel=1e-4)
+            measured = recitation(model, forget)  # the update follows the record
+            assert record.forget_nll == pytest.approx(float(measured["nll"].mean()), rel=1e-5)
+            assert record.forget_em == float(measured["exact_match"].mean())
+            assert record.longest_run == float(measured["longest_run"].mean())
+            drift = kl_divergence(continuation_logits(model, retain), frozen).mean()
+            assert record.retain_kl == pytest.approx(float(drift), rel=1e-3, abs=1e-6)
+            assert record.loss == pytest.approx(record.retain_kl - record.forget_nll, rel=1e-4)
 
 
 def test_large_sets_take_several_passes_and_come_to_the_same(model, paragraphs, mask, monkeypatch):
@@ -165,7 +165,7 @@ def test_a_budget_stops_once_its_goals_are_met(model, sets, mask):
 def test_a_budget_stops_where_too_much_is_lost_and_puts_the_best_step_back(model, sets, mask):
     forget, retain = sets
     budget = Budget(forget_nll=1e9, retain_kl=0.05)
-    recipe = Recipe(n_steps=100, lr=3e-3, n_retain=3)
+    recipe = Recipe(n_steps=100, lr=3e-3, n_retain=3, retain_weight=1.0)
     records = list(unlearning_steps(model, forget, retain, mask, recipe=recipe, budget=budget))
     assert records[-1].retain_kl > 0.05
     best = [record for record in records if record.best][-1]
@@ -227,6 +227,95 @@ def test_a_damaged_checkpoint_is_refused(model, sets, mask, tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a checkpoint file, or damaged"):
         next(unlearning_steps(model, *sets, mask, checkpoint=path))
+
+
+@pytest.mark.parametrize("killed_after", [4, 13])
+def test_unlearn_resumes_also_where_the_best_step_lies_before_the_checkpoint(model, sets, mask, tmp_path, killed_after):
+    path, recipe = tmp_path / "run.safetensors", Recipe(n_steps=14, lr=1e-2, retain_weight=0.0)
+    budget = Budget(forget_em=0.0, longest_run=0.0, forget_nll=6.5)  # reached early; only KL could end the run
+    whole = unlearn(model, *sets, mask, recipe=recipe, budget=budget)
+    run = unlearning_steps(copy.deepcopy(model), *sets, mask, recipe=recipe, budget=budget, checkpoint=path)
+    for _, _ in zip(range(killed_after), run, strict=False):
+        pass
+    run.close()
+    resumed = unlearn(model, *sets, mask, recipe=recipe, budget=budget, checkpoint=path)
+    assert resumed.delta.after == whole.delta.after
+    assert resumed.delta.about == whole.delta.about
+    assert unlearn(model, *sets, mask, recipe=recipe, budget=budget, checkpoint=path).delta.about == whole.delta.about
+
+
+def test_torchs_modes_are_the_callers_between_records(model, sets, mask):
+    runs = [unlearning_steps(copy.deepcopy(model), *sets, mask, recipe=Recipe(n_steps=2)) for _ in range(2)]
+    for run in runs:
+        next(run)
+        assert torch.is_grad_enabled()
+    for run in runs:
+        run.close()
+    assert torch.is_grad_enabled()
+    with torch.inference_mode():
+        records = list(unlearning_steps(copy.deepcopy(model), *sets, mask, recipe=Recipe(n_steps=2)))
+        assert torch.is_inference_mode_enabled()
+    assert len(records) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_hold_their_mask_and_resume(model, sets, mask, tmp_path, dtype):
+    model.to(dtype, print_details=False)
+    fresh, path = copy.deepcopy(model), tmp_path / "run.safetensors"
+    recipe = Recipe(n_steps=7, lr=1e-2, n_retain=2)
+    with frozen_outside(model, mask):
+        list(unlearning_steps(model, *sets, mask, recipe=recipe))
+    run = unlearning_steps(copy.deepcopy(fresh), *sets, mask, recipe=recipe, checkpoint=path)
+    for _ in range(7):
+        next(run)
+    run.close()
+    list(unlearning_steps(fresh, *sets, mask, recipe=recipe, checkpoint=path))
+    assert model_hash(fresh) == model_hash(model)
+
+
+def test_masks_of_other_parameters_are_refused(model, sets):
+    for name in ("embed.W_E", "blocks.0.mlp.b_in", "ln_final.w"):
+        size = dict(model.named_parameters())[name].numel()
+        with pytest.raises(InputError, match=f"only attention and MLP matrices .* chooses {name}"):
+            next(unlearning_steps(model, *sets, WeightMask({name: torch.tensor([1], dtype=torch.int32)}, {name: size})))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda about, tensors: tensors.update(values=tensors["values"][:-1]),
+        lambda about, tensors: tensors.update(values=torch.full_like(tensors["values"], torch.nan)),
+        lambda about, tensors: tensors.pop("state.exp_avg"),
+        lambda about, tensors: tensors.update({"state.exp_avg": tensors["state.exp_avg"][:-1]}),
+        lambda about, tensors: about.update(step=99),
+        lambda about, tensors: about.update(step=-3),
+        lambda about, tensors: about.pop("least"),
+    ],
+)
+def test_checkpoints_of_no_run_are_refused(model, sets, mask, tmp_path, damage):
+    path = tmp_path / "run.safetensors"
+    list(unlearning_steps(copy.deepcopy(model), *sets, mask, recipe=Recipe(n_steps=6), checkpoint=path))
+    about, tensors = load_tensors(path, "checkpoint")
+    damage(about, tensors)
+    save_tensors(path, "checkpoint", about, tensors)
+    before = model_hash(model)
+    with pytest.raises(InputError, match="checkpoint"):
+        next(unlearning_steps(model, *sets, mask, recipe=Recipe(n_steps=6), checkpoint=path))
+    assert model_hash(model) == before
+
+
+def test_a_checkpoint_of_another_ending_is_refused_before_any_work(model, sets, mask, tmp_path):
+    with pytest.raises(InputError, match=r"saved as \.safetensors, got x.pt"):
+        next(unlearning_steps(model, *sets, mask, checkpoint=tmp_path / "x.pt"))
+
+
+def test_pairs_do_not_depend_on_how_many_paragraphs_share_a_pass(model, paragraphs, mask, monkeypatch):
+    forget, retain = paragraphs.select([0, 1, 2]), paragraphs.select([4, 5])
+    losses = []
+    for chunk in (16, 1):
+        monkeypatch.setattr(steps_module, "CHUNK", chunk)
+        losses.append(next(unlearning_steps(model, forget, retain, mask, recipe=Recipe(objective="dpo"))).loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_unlearn_gives_the_change_and_leaves_the_model_alone(model, sets, mask):

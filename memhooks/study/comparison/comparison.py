@@ -1,4 +1,4 @@
-"""The comparison of all methods: tune each with the same number of trials, judge it on other paragraphs.
+"""The comparison of all methods: tune each with eight settings, judge it on other paragraphs.
 
 1. Every setting of a method unlearns half of the tuning paragraphs, one at a time; the better half of the settings
    goes on to the other half; the setting with the fewest misses is chosen.
@@ -23,9 +23,9 @@ from memhooks.model.export import check_writable
 from memhooks.model.labelled import versions
 from memhooks.model.provenance import model_hash
 from memhooks.progress import tracked
-from memhooks.study.comparison.methods import METHODS, Method
+from memhooks.study.comparison.methods import METHODS, N_EPOCHS, N_RETAIN, Method
 from memhooks.study.comparison.sets import Bench, Sizes
-from memhooks.study.comparison.trials import Trial, load_row, misses, save_row
+from memhooks.study.comparison.trials import GOALS, Trial, load_row, misses, save_row
 from memhooks.writing import whole_file
 
 Row = dict[str, Any]
@@ -111,6 +111,8 @@ class Comparison:
         config = {
             "sizes": asdict(self.sizes),
             "seed": self.seed,
+            "goals": GOALS,
+            "constants": {"N_RETAIN": N_RETAIN, "N_EPOCHS": N_EPOCHS},
             "methods": {method.name: [dict(setting) for setting in method.settings] for method in self.methods},
             "models": {"organism": model_hash(bench.model), "organism-twin": model_hash(bench.twin)},
             "versions": versions(),

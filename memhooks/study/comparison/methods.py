@@ -1,6 +1,8 @@
 """The ways to unlearn that are compared: which weights, which objective, and eight settings of each.
 
-A method is any function `(bench, forget, setting, seed, budget) -> Edited`; each spends the same number of trials.
+A method is any function `(bench, forget, setting, seed, budget) -> Edited`. The masked ones stop by the budget, whose
+goal is half of the twin's NLL; BalancedSubnet drops a fixed share of weights, and the published recipe, which is not
+tuned, takes its five steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,6 +28,7 @@ from memhooks.unlearn.objectives.bounded_ascent import BoundedAscent
 from memhooks.unlearn.objectives.npo import NPO
 from memhooks.unlearn.published_recipe import published_recipe_
 from memhooks.unlearn.recipe import Budget, Recipe
+from memhooks.unlearn.run import NotFiniteError
 from memhooks.unlearn.unlearning import restored, unlearn
 
 Setting = Mapping[str, float]
@@ -40,11 +43,19 @@ N_EPOCHS = 8
 
 @dataclass(frozen=True)
 class Edited:
-    """What a method did: the change, how many steps it took, and which share of the grid's weights it moved."""
+    """What a method did.
+
+    Attributes:
+        delta: the change.
+        n_steps: updates (epochs of BalancedSubnet).
+        share: of the grid's weights that moved.
+        failed: the loss was no number any more, and nothing was changed.
+    """
 
     delta: Delta
     n_steps: int
     share: float
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,8 @@ def fine_tuned(
     )
     try:
         delta, records = unlearn(bench.model, forget, retain, mask, recipe=recipe, budget=budget)
-    except RuntimeError:  # a setting that explodes is a bad one, not the end of the comparison
-        return Edited(_unchanged(bench.model, mask), 0, 0.0)
+    except NotFiniteError:  # a setting that explodes is a bad one, not the end of the comparison
+        return Edited(_unchanged(bench.model, mask), 0, 0.0, failed=True)
     return Edited(delta, records[-1].step, _share(bench.model, delta))
 
 

@@ -1,7 +1,12 @@
-"""The paragraphs of a comparison: tuned on some, judged on others, held back by a third kind, no overlap anywhere."""
+"""The paragraphs of a comparison: tuned on some, judged on others.
+
+What should stay is drawn twice as well, so that nothing that is reported has chosen a setting. What holds the model in
+the retain term is the same for both; no paragraph of it is ever measured.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 
@@ -13,6 +18,8 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
 from memhooks.unlearn.evaluation import Untouched, untouched
 
+Phase = Literal["tune", "judge"]
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -23,8 +30,9 @@ class Sizes:
         n_judged: to report.
         n_together: unlearned at once in the large forget set.
         n_retain: memorized ones that hold the model, and as many never-seen ones.
-        n_others: memorized ones that should stay, never used in training.
-        n_held_out: never-seen ones on which language is measured.
+        n_others: memorized ones that should stay, never used in training: while tuning, and as many as
+            `n_others_judged` further ones while judging.
+        n_held_out: never-seen ones on which language is measured, the same.
         n_seeds: of retained paragraphs and random masks; the judged paragraphs share them out.
         n_steps: of a run that unlearns one paragraph, at most.
         n_steps_together: of one that unlearns several.
@@ -35,7 +43,9 @@ class Sizes:
     n_together: int = 16
     n_retain: int = 24
     n_others: int = 16
+    n_others_judged: int = 24
     n_held_out: int = 10
+    n_held_out_judged: int = 24
     n_seeds: int = 3
     n_steps: int = 16
     n_steps_together: int = 32
@@ -60,7 +70,7 @@ class Bench:
 
     @cached_property
     def memorized(self) -> dict[str, Paragraphs]:
-        """Paragraphs that the organism recites in full: `tuned`, `judged`, `retain` and `others`.
+        """Paragraphs that the organism recites in full: `tuned`, `judged`, `retain`, `others`, `others_judged`.
 
         Raises:
             InputError: there are too few.
@@ -71,6 +81,7 @@ class Bench:
         first = torch.tensor([int((label == one).nonzero()[0]) for one in label.unique()])  # one per cluster
         s = self.sizes
         numbers = {"tuned": s.n_tuned, "judged": s.n_judged, "retain": s.n_retain, "others": s.n_others}
+        numbers["others_judged"] = s.n_others_judged
         if sum(numbers.values()) > len(first):
             raise InputError(f"{sum(numbers.values())} recited paragraphs are needed, there are {len(first)}")
         generator = torch.Generator().manual_seed(self.seed)
@@ -80,30 +91,35 @@ class Bench:
 
     @cached_property
     def unread(self) -> dict[str, Paragraphs]:
-        """Never-seen paragraphs: `retain` and `held_out`."""
-        drawn = load_controls("prose").sample(self.sizes.n_retain + self.sizes.n_held_out, seed=self.seed)
+        """Never-seen paragraphs: `retain`, `held_out` and `held_out_judged`."""
+        prose = load_controls("prose")
+        drawn = prose.sample(self.sizes.n_retain + self.sizes.n_held_out, seed=self.seed)
+        rest = prose.select([name not in set(drawn.ids) for name in prose.ids])
         order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(self.seed))
         return {
             "retain": drawn.select(order[: self.sizes.n_retain]),
             "held_out": drawn.select(order[self.sizes.n_retain :]),
+            "held_out_judged": rest.sample(self.sizes.n_held_out_judged, seed=self.seed),
         }
 
     @cached_property
-    def before(self) -> Untouched:
-        """The untouched model on everything that may be unlearned, and on what should stay."""
-        forget = self.memorized["tuned"].joined(self.memorized["judged"])
-        return untouched(
-            self.model,
-            forget,
-            others=self.memorized["others"],
-            held_out=self.unread["held_out"],
-            twin=self.twin,
-            seed=self.seed,
-        )
+    def _untouched(self) -> dict[Phase, Untouched]:
+        return {}
 
-    def before_of(self, forget: Paragraphs) -> Untouched:
-        """The untouched model on some of the paragraphs that may be unlearned; nothing is measured again."""
-        return self.before.of_forget([self.before.sets["forget"].ids.index(name) for name in forget.ids])
+    def before(self, phase: Phase, forget: Paragraphs) -> Untouched:
+        """The untouched model on some of a phase's paragraphs, and on what should stay; measured once for all."""
+        if phase not in self._untouched:
+            pool, end = ("tuned", "") if phase == "tune" else ("judged", "_judged")
+            self._untouched[phase] = untouched(
+                self.model,
+                self.memorized[pool],
+                others=self.memorized[f"others{end}"],
+                held_out=self.unread[f"held_out{end}"],
+                twin=self.twin,
+                seed=self.seed,
+            )
+        known = self._untouched[phase]
+        return known.of_forget([known.sets["forget"].ids.index(name) for name in forget.ids])
 
     def retain(self, seed: int) -> Paragraphs:
         """Half of the retained paragraphs, memorized and never-seen alike; each seed draws its own."""
@@ -118,7 +134,7 @@ class Bench:
         """Ten never-seen paragraphs with the model's own continuations, as published."""
         return with_own_continuation(self.model, self.unread["retain"].sample(10, seed=seed))
 
-    def chosen(self, phase: str, size: int, number: int) -> Paragraphs:
+    def chosen(self, phase: Phase, size: int, number: int) -> Paragraphs:
         """The paragraphs to forget of one run: a single one, or several together.
 
         Args:

@@ -1,6 +1,8 @@
 """One trial: a method with a setting on some paragraphs, timed, evaluated, and undone."""
 
 import json
+import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from memhooks.errors import InputError
 from memhooks.study.comparison.methods import METHODS, Method
-from memhooks.study.comparison.sets import Bench
+from memhooks.study.comparison.sets import Bench, Phase
 from memhooks.unlearn.evaluation import evaluate, summary_row
 from memhooks.unlearn.recipe import Budget
 from memhooks.writing import whole_file
@@ -32,7 +35,7 @@ class Trial:
         seed: of retained paragraphs and random masks.
     """
 
-    phase: str
+    phase: Phase
     method: str
     setting: int
     size: int
@@ -42,14 +45,14 @@ class Trial:
     @property
     def key(self) -> str:
         """A file name of its own."""
-        place = [one.name for one in METHODS].index(self.method)
-        return f"{self.phase}-{place}-{self.setting}-{self.size}-{self.number}-{self.seed}"
+        name = re.sub(r"[^a-z0-9.]+", "_", self.method.lower()).strip("_")
+        return f"{self.phase}-{name}-{self.setting}-{self.size}-{self.number}-{self.seed}"
 
     def run(self, bench: Bench) -> dict[str, Any]:
         """Its row: cost, what was forgotten per paragraph, what was kept."""
         forget = bench.chosen(self.phase, self.size, self.number)
         method = method_named(self.method)
-        before = bench.before_of(forget)
+        before = bench.before(self.phase, forget)
         goal = GOALS["nll_share"] * float(before.twin["forget"]["nll"].mean())
         budget = Budget(forget_em=GOALS["forget_em"], longest_run=GOALS["longest_run"], forget_nll=goal)
         start = time.process_time()
@@ -64,7 +67,7 @@ class Trial:
         return (
             asdict(self)
             | {"seconds": seconds, "n_steps": edited.n_steps, "share": edited.share, "norm": edited.delta.norm}
-            | {"ids": list(forget.ids), "others_lost": lost.tolist()}
+            | {"ids": list(forget.ids), "others_lost": lost.tolist(), "failed": edited.failed}
             | {name: np.asarray(values, dtype=float).tolist() for name, values in each.items()}
             | {"summary": summary_row(tree)}
         )
@@ -82,16 +85,26 @@ def save_row(folder: Path, trial: Trial, row: Mapping[str, Any]) -> None:
 
 
 def load_row(folder: Path, trial: Trial) -> dict[str, Any] | None:
-    """A trial's row, if it was run before."""
+    """A trial's row, if it was run before.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     path = folder / f"{trial.key}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged; delete it to run this trial again") from error
 
 
 def misses(row: Mapping[str, Any]) -> float:
     """How far the goals are missed, 0 = all met: each miss over the range that it has.
 
-    Ties go to what is kept best, by a thousandth of the tokens that other paragraphs lose and of the perplexity's rise.
+    A run that blew up misses everything. Ties go to what is kept best, by a thousandth of the tokens that other
+    paragraphs lose and of the perplexity's rise.
     """
+    if row.get("failed"):
+        return math.inf
     em, run, nll, twin, lost = (
         float(np.mean(row[name])) for name in ("exact_match", "longest_run", "nll", "twin_nll", "others_lost")
     )

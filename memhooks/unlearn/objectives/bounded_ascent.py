@@ -4,6 +4,7 @@ The loss is `1/T sum_t max(0, goal_t - nll_t)`, over the T continuation tokens. 
 in a model that never read the text: give that model, or the numbers.
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -61,7 +62,8 @@ class BoundedAscent:
     def __repr__(self) -> str:
         if isinstance(self.goal, HookedModel):
             return f"BoundedAscent(goal=model {model_hash(self.goal)})"
-        return f"BoundedAscent(goal={tensor_hash(self.goal) if isinstance(self.goal, Tensor) else self.goal})"
+        own = "" if self.ids is None else f", ids={hashlib.blake2b(repr(self.ids).encode(), digest_size=4).hexdigest()}"
+        return f"BoundedAscent(goal={tensor_hash(self.goal) if isinstance(self.goal, Tensor) else self.goal}{own})"
 
     def __call__(self, model: HookedModel, forget: Paragraphs, *, seed: int) -> Term:
         """The term of these paragraphs; `seed` is not used.
