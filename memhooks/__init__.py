@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from memhooks.unlearn.objectives import OBJECTIVES
     from memhooks.unlearn.recipe import Budget, Recipe
     from memhooks.unlearn.sequence import unlearn_in_sequence
-    from memhooks.unlearn.unlearning import restored, unlearn, unlearning_steps
+    from memhooks.unlearn.unlearning import restored, unlearning_delta, unlearning_steps
 
 _HOMES = {
     "errors": ("InputError",),
@@ -148,7 +148,7 @@ _HOMES = {
     "localize.masks.blocks": ("block", "top_heads", "top_neurons"),
     "localize.balanced_subnet": ("BalancedSubnet",),
     "localize.activation_norm": ("activation_norm",),
-    "unlearn.unlearning": ("restored", "unlearn", "unlearning_steps"),
+    "unlearn.unlearning": ("restored", "unlearning_delta", "unlearning_steps"),
     "unlearn.evaluation": ("evaluate", "summary_row", "untouched"),
     "unlearn.sequence": ("unlearn_in_sequence",),
     "unlearn.breaking_summary": ("breaking_summary",),
@@ -280,8 +280,8 @@ __all__ = [
     "top_weights",
     "uniform",
     "unigram_counts",
-    "unlearn",
     "unlearn_in_sequence",
+    "unlearning_delta",
     "unlearning_steps",
     "untouched",
     "weight_gradients",

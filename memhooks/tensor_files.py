@@ -44,14 +44,16 @@ def load_tensors(path: Path | str, kind: str) -> tuple[dict, dict[str, Tensor]]:
         InputError: the file is missing, damaged or of another kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no {kind} file at {path}")
     try:
+        if not path.is_file():
+            raise InputError(f"no {kind} file at {path}")
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         text = header.get(f"memhooks {kind}")
         found = None if text is None else json.loads(text)
+    except InputError:
+        raise
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise InputError(f"{path}: not a {kind} file, or damaged ({in_short(error)})") from error
     if not isinstance(found, dict):

@@ -20,7 +20,7 @@ from memhooks.model.loading import load_model
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.unlearn.delta import save_delta
 from memhooks.unlearn.recipe import Recipe
-from memhooks.unlearn.unlearning import unlearn
+from memhooks.unlearn.unlearning import unlearning_delta
 from tests.command_line import assert_refused
 from tests.conftest import tiny_neo
 
@@ -44,7 +44,7 @@ def foreign(tmp_path, neo):
     torch.save(tokens[4:], tmp_path / "other.pt")
     forget, retain = recited.select([0, 1, 2]), Paragraphs(tokens[4:], 50)
     mask = top_weights(weight_gradients(model, forget), fraction=0.2)
-    delta = unlearn(model, forget, retain, mask, recipe=Recipe(n_steps=5, lr=2e-3, retain="none")).delta
+    delta = unlearning_delta(model, forget, retain, mask, recipe=Recipe(n_steps=5, lr=2e-3, retain="none")).delta
     save_delta(delta, tmp_path / "delta.safetensors")
     save_delta(replace(delta, about={}), tmp_path / "nameless.safetensors")
     return tmp_path

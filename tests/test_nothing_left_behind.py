@@ -97,7 +97,7 @@ def unlearn_and_restore(model):
 
 def unlearn_and_return_the_change(model):
     mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
-    delta, _ = memhooks.unlearn(model, ROWS, RETAINED, mask, recipe=Recipe(n_steps=2))
+    delta, _ = memhooks.unlearning_delta(model, ROWS, RETAINED, mask, recipe=Recipe(n_steps=2))
     with delta.applied(model):
         model(TOKENS)
 
@@ -116,8 +116,6 @@ HELPERS = [
     silence_by_means,
     resample,
     add_noise,
-    unlearn_and_restore,
-    unlearn_and_return_the_change,
     noise_on_weights,
     hook_table,
     audit,
@@ -133,6 +131,8 @@ HELPERS = [
 ]
 
 SWEEPS = [  # which refuse a model with forward hooks
+    unlearn_and_restore,
+    unlearn_and_return_the_change,
     lambda model: memhooks.patch(model, ROWS, OTHERS, at=torch.tensor([1, 2])),
     lambda model: memhooks.silence_heads(model, ROWS),
     lambda model: memhooks.ablate_each(model, ROWS, neurons=[(1, 3)], edges=[(2, 0, 5, 2)]),

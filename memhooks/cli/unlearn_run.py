@@ -150,10 +150,10 @@ def _mask(model: "HookedModel", wanted: Wanted, sets: Drawn) -> "WeightMask":
 def _unlearned(
     model: "HookedModel", sets: Drawn, mask: "WeightMask", recipe: "Recipe", budget: "Budget", wanted: Wanted
 ) -> "Unlearned":
-    from memhooks.unlearn.unlearning import NotFiniteError, unlearn
+    from memhooks.unlearn.unlearning import NotFiniteError, unlearning_delta
 
     try:
-        return unlearn(
+        return unlearning_delta(
             model,
             sets.forget,
             sets.retain,

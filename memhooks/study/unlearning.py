@@ -15,7 +15,7 @@ from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.study.settings import Settings
 from memhooks.unlearn.recipe import Budget, Recipe
-from memhooks.unlearn.unlearning import unlearn
+from memhooks.unlearn.unlearning import unlearning_delta
 
 _MEASURES = ("exact_match", "matches", "longest_run")
 
@@ -44,7 +44,7 @@ def unlearning_stage(
                 lr=lr, n_steps=settings.n_steps, retain_weight=settings.retain_weight, n_retain=3, seed=settings.seed
             )
             budget = Budget(forget_nll=float(goal))
-            delta, records = unlearn(model, target, retain, mask, recipe=recipe, budget=budget)
+            delta, records = unlearning_delta(model, target, retain, mask, recipe=recipe, budget=budget)
             kept_step = [record for record in records if record.best][-1]
             reached = budget.met_by(kept_step)
             trial = {"mask": name, "target": target.ids[0], "lr": lr, "steps": kept_step.step, "reached": reached}

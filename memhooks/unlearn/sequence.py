@@ -30,7 +30,7 @@ from memhooks.unlearn.delta import Delta
 from memhooks.unlearn.objectives.term import BATCH
 from memhooks.unlearn.recipe import Budget, Recipe
 from memhooks.unlearn.retain_terms import retained_kl
-from memhooks.unlearn.unlearning import restored, unlearn
+from memhooks.unlearn.unlearning import restored, unlearning_delta
 
 
 class Sequential(NamedTuple):
@@ -91,7 +91,7 @@ def unlearn_in_sequence(  # noqa: PLR0913 - the requests, what to keep, and how 
         for request in tracked(requests, "requests"):
             scores = localizer(model, request, retain, seed=recipe.seed)
             mask = top_weights(scores, fraction=fraction)
-            delta, records = unlearn(model, request, retain, mask, recipe=recipe, budget=budget)
+            delta, records = unlearning_delta(model, request, retain, mask, recipe=recipe, budget=budget)
             delta.apply_(model)
             deltas.append(delta)
             kept = [record for record in records if record.best][-1]

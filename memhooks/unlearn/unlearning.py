@@ -37,13 +37,13 @@ CHECKPOINT_EVERY = 5
 
 
 class Unlearned(NamedTuple):
-    """What `unlearn` found: the change of the weights, and every step on the way."""
+    """What `unlearning_delta` found: the change of the weights, and every step on the way."""
 
     delta: Delta
     records: list[UnlearningStep]
 
 
-def unlearn(  # noqa: PLR0913 - who, what and where, and one word each on how, until when and on resuming
+def unlearning_delta(  # noqa: PLR0913 - who, what and where, and one word each on how, until when and on resuming
     model: HookedModel,
     forget: Paragraphs,
     retain: Paragraphs,
@@ -81,7 +81,7 @@ def unlearn(  # noqa: PLR0913 - who, what and where, and one word each on how, u
         return Unlearned(delta_of(model, mask, old, before=before, about=about), records)
 
 
-def unlearning_steps(  # noqa: PLR0913 - as `unlearn`
+def unlearning_steps(  # noqa: PLR0913 - as `unlearning_delta`
     model: HookedModel,
     forget: Paragraphs,
     retain: Paragraphs,

@@ -22,7 +22,7 @@ from memhooks.unlearn.attacks.relearning import attack_texts, relearn
 from memhooks.unlearn.attacks.rounding import rounded
 from memhooks.unlearn.attacks.speed import relearn_ratio, relearning_speed
 from memhooks.unlearn.recipe import Recipe
-from memhooks.unlearn.unlearning import unlearn
+from memhooks.unlearn.unlearning import unlearning_delta
 from tests.conftest import tiny_neo
 
 
@@ -166,7 +166,7 @@ def unlearned(model, paragraphs):
     retain = paragraphs.select([4, 5])
     mask = top_weights(weight_gradients(model, forget), fraction=0.2)
     recipe = Recipe(n_steps=6, lr=2e-3, retain="none")
-    return model, unlearn(model, forget, retain, mask, recipe=recipe, allow_shared=True).delta, forget
+    return model, unlearning_delta(model, forget, retain, mask, recipe=recipe, allow_shared=True).delta, forget
 
 
 def test_the_table_holds_every_attack_under_every_model(unlearned, paragraphs):  # noqa: PLR0915

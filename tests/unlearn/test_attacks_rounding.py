@@ -13,7 +13,7 @@ from memhooks.unlearn.attacks.damage import every_weight, pruned, shaken
 from memhooks.unlearn.attacks.min_step import rounded_up
 from memhooks.unlearn.attacks.rounding import code_step, codes, rounded, rounded_values, surviving_share
 from memhooks.unlearn.recipe import Recipe
-from memhooks.unlearn.unlearning import unlearn
+from memhooks.unlearn.unlearning import unlearning_delta
 
 
 def weights(model):
@@ -106,7 +106,7 @@ def test_noise_moves_every_matrix_weight_by_its_parameters_spread(model):
 def delta(model, paragraphs):
     forget, retain = paragraphs.select([0]), paragraphs.select([1, 2])
     mask = top_weights(weight_gradients(model, forget), fraction=0.02)
-    return unlearn(model, forget, retain, mask, recipe=Recipe(n_steps=3, lr=3e-3)).delta
+    return unlearning_delta(model, forget, retain, mask, recipe=Recipe(n_steps=3, lr=3e-3)).delta
 
 
 @pytest.mark.parametrize("to", ["int8", "int4", "bf16"])
@@ -128,7 +128,7 @@ def test_the_surviving_share_counts_moved_weights_whose_code_changes(model, delt
 def test_a_change_rounded_up_survives_where_a_small_one_did_not(model, paragraphs):
     forget, retain = paragraphs.select([0]), paragraphs.select([1, 2])
     mask = top_weights(weight_gradients(model, forget), fraction=0.02)
-    small = unlearn(model, forget, retain, mask, recipe=Recipe(n_steps=2, lr=1e-5)).delta
+    small = unlearning_delta(model, forget, retain, mask, recipe=Recipe(n_steps=2, lr=1e-5)).delta
     large = rounded_up(small, model, "int4")
     assert surviving_share(small, model, "int4") < 0.02
     assert surviving_share(large, model, "int4") > 0.9

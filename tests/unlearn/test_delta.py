@@ -11,13 +11,13 @@ from memhooks.localize.masks.top import top_weights
 from memhooks.model.provenance import _HASHES, model_hash
 from memhooks.unlearn.delta import load_delta, save_delta
 from memhooks.unlearn.recipe import Recipe
-from memhooks.unlearn.unlearning import unlearn
+from memhooks.unlearn.unlearning import unlearning_delta
 
 
 def made(model, paragraphs, *, rows=(0,), lr=1e-2):
     forget = paragraphs.select(list(rows))
     mask = top_weights(weight_gradients(model, forget), fraction=0.01)
-    return unlearn(model, forget, paragraphs.select([4, 5]), mask, recipe=Recipe(lr=lr, n_steps=3)).delta
+    return unlearning_delta(model, forget, paragraphs.select([4, 5]), mask, recipe=Recipe(lr=lr, n_steps=3)).delta
 
 
 def bits(model):

@@ -29,7 +29,7 @@ from memhooks.unlearn.objectives.npo import NPO
 from memhooks.unlearn.published_recipe import published_recipe_
 from memhooks.unlearn.recipe import Budget, Recipe
 from memhooks.unlearn.run import NotFiniteError
-from memhooks.unlearn.unlearning import restored, unlearn
+from memhooks.unlearn.unlearning import restored, unlearning_delta
 
 Setting = Mapping[str, float]
 MaskMaker = Callable[[HookedModel, Paragraphs, Paragraphs, int], WeightMask]
@@ -89,7 +89,7 @@ def fine_tuned(
         seed=seed,
     )
     try:
-        delta, records = unlearn(bench.model, forget, retain, mask, recipe=recipe, budget=budget)
+        delta, records = unlearning_delta(bench.model, forget, retain, mask, recipe=recipe, budget=budget)
     except NotFiniteError:  # a setting that explodes is a bad one, not the end of the comparison
         return Edited(_unchanged(bench.model, mask), 0, 0.0, failed=True)
     return Edited(delta, records[-1].step, _share(bench.model, delta))

@@ -25,10 +25,10 @@ _COLUMNS = {
 _LEAD = (
     "Each method was tuned over eight settings on paragraphs that are not judged here (the published recipe is taken "
     "as it is), then judged on others; what should stay was drawn anew as well. Masked runs stop once EM, longest run "
-    "and NLL (half of the twin's) reach their goals, or the steps run out; BalancedSubnet and the published recipe know "
-    "no such stop. EM counts the tokens recited before the first miss, of 50; the longest run is the longest verbatim "
-    "stretch from any start. Means with 95 % intervals, over "
-    "paragraphs for what is forgotten, over runs for what is kept."
+    "and NLL (half of the twin's) reach their goals, or the steps run out; BalancedSubnet and the published recipe "
+    "know no such stop. EM counts the tokens recited before the first miss, of 50; the longest run is the longest "
+    "verbatim stretch from any start. Means with 95 % intervals, over paragraphs for what is forgotten, over runs for "
+    "what is kept."
 )
 
 
