@@ -227,9 +227,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(foreign, tmp_path, monkeypatch):
     options = [*goals, "--checkpoint", tmp_path / "c.safetensors"]
     whole = json.loads(invoke_on(foreign, "--json", *goals).stdout)
 
-    from memhooks.unlearn.unlearning import _Run
+    from memhooks.unlearn.run import Run
 
-    own, seen = _Run.update_, []
+    own, seen = Run.update_, []
 
     def killed(self, gradient):
         seen.append(1)
@@ -237,11 +237,11 @@ def test_a_killed_run_goes_on_and_ends_the_same(foreign, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         own(self, gradient)
 
-    monkeypatch.setattr(_Run, "update_", killed)
+    monkeypatch.setattr(Run, "update_", killed)
     with suppress(KeyboardInterrupt):
         assert invoke_on(foreign, *options).exit_code  # typer turns Ctrl-C into an exit code
     assert len(seen) == 6
-    monkeypatch.setattr(_Run, "update_", own)
+    monkeypatch.setattr(Run, "update_", own)
     done = invoke_on(foreign, *options, "--delta", tmp_path / "d.safetensors")
     assert "Resumed at step 5. Ended at step 6: no steps are left." in done.stdout
     assert load_delta(tmp_path / "d.safetensors").after == whole["delta"]["after"]

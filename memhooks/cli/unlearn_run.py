@@ -150,7 +150,8 @@ def _mask(model: "HookedModel", wanted: Wanted, sets: Drawn) -> "WeightMask":
 def _unlearned(
     model: "HookedModel", sets: Drawn, mask: "WeightMask", recipe: "Recipe", budget: "Budget", wanted: Wanted
 ) -> "Unlearned":
-    from memhooks.unlearn.unlearning import NotFiniteError, unlearning_delta
+    from memhooks.unlearn.run import NotFiniteError
+    from memhooks.unlearn.unlearning import unlearning_delta
 
     try:
         return unlearning_delta(

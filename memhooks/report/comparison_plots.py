@@ -21,6 +21,7 @@ _COLOURS = (
     "#56B4E9",
     "#882255",
     "#999933",
+    "#A0522D",
 )
 _GOAL = {"fillcolor": "rgba(0,0,0,0.07)", "line": {"width": 0}, "layer": "below"}
 
@@ -72,7 +73,7 @@ def plot_frontier(table: xr.Dataset, tuned: Sequence[Mapping[str, Any]], goals: 
     worst = min(1.3, float(table["perplexity"].max()))
     drawing.update_xaxes(title_text="held-out perplexity, after over before", range=[0.985, worst + 0.02], col=2)
     drawing.update_yaxes(
-        title_text="NLL of the forgotten, share of the twin's", range=[-0.05, max(1.1, top + 0.1)], col=2
+        title_text="NLL of the forgotten, share of the twin's", range=[-0.05, max(1.1, top + 0.2)], col=2
     )
     return drawing.update_layout(legend={"y": -0.2})
 

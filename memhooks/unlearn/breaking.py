@@ -6,7 +6,7 @@
 3. The other way: how many steps until the model recites another continuation of the same prefix instead?
 
 Controls are prefixes followed by what the model itself says next, so that their exact match is full, too. The model is
-less sure of them: pick those nearest in NLL (`own_controls`), and read what difference is left.
+less sure of them: pick those nearest in NLL (`own_controls.own_controls`), and read what difference is left.
 """
 
 from collections.abc import Generator, Mapping
@@ -25,12 +25,10 @@ from memhooks.errors import InputError
 from memhooks.localize.attribution import weight_gradients
 from memhooks.localize.masks.top import top_weights
 from memhooks.localize.masks.weight_mask import WeightMask
-from memhooks.measure.recitation import in_loop, with_own_continuation
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import model_hash, tensor_hash
 from memhooks.model.watched import refuse_hooks
-from memhooks.paragraphs.matching import MatchedPairs, matched_pairs
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
 from memhooks.progress import tracked
@@ -69,32 +67,6 @@ class _Other:
 
     def __call__(self, model: HookedModel, forget: Paragraphs, *, seed: int) -> Term:
         return Term(self.other.check(model), partial(_mean_nll, labels=self.other.continuation))
-
-
-def own_controls(model: HookedModel, memorized: Paragraphs, candidates: Paragraphs) -> MatchedPairs:
-    """Controls that are recited in full, one for each memorized paragraph, nearest to it in NLL.
-
-    A control is a candidate's prefix with what the model itself says next; continuations that run into a loop are left
-    out, for a loop is a text of its own kind.
-
-    Args:
-        model: that recites.
-        memorized: paragraphs that it recites.
-        candidates: text it never read, of the same shape; the more, the nearer the match.
-
-    Returns:
-        The pairs; their `balance` says what difference in NLL (nats per token) is left.
-
-    Raises:
-        InputError: all candidates run into loops, other shapes, or paragraphs that the model cannot read.
-    """
-    own = with_own_continuation(model, candidates.check(model))
-    straight = np.array([not in_loop(row) for row in own.continuation])
-    if not straight.any():
-        raise InputError("every candidate's continuation runs into a loop; give more or other text")
-    own = own.select(straight)
-    nll = [measured(model, rows)["nll"] for rows in (memorized.check(model), own)]
-    return matched_pairs(memorized, own, on={"nll": (nll[0], nll[1])})
 
 
 def steps_to_break(

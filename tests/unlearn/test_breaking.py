@@ -13,9 +13,10 @@ from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean
 from memhooks.measure.recitation import in_loop, recitation, with_own_continuation
 from memhooks.model.provenance import model_hash
 from memhooks.unlearn.attacks.damage import every_weight
-from memhooks.unlearn.breaking import own_controls, steps_to_break
+from memhooks.unlearn.breaking import steps_to_break
 from memhooks.unlearn.breaking_summary import breaking_summary
 from memhooks.unlearn.objectives.pairing import pairs_of
+from memhooks.unlearn.own_controls import own_controls
 from memhooks.unlearn.recipe import Recipe
 from memhooks.unlearn.unlearning import unlearning_steps
 

@@ -77,7 +77,7 @@ def test_the_deltas_can_be_applied_and_reverted_in_turn(model, sets):
 def test_the_model_is_put_back_after_an_error(model, sets, monkeypatch):
     requests, retain, others = sets
     before, calls = model_hash(model), []
-    original = sequence.unlearn
+    original = sequence.unlearning_delta
 
     def fails(*arguments, **settings):
         calls.append(arguments)
@@ -85,7 +85,7 @@ def test_the_model_is_put_back_after_an_error(model, sets, monkeypatch):
             raise RuntimeError("in the second request")
         return original(*arguments, **settings)
 
-    monkeypatch.setattr(sequence, "unlearn", fails)
+    monkeypatch.setattr(sequence, "unlearning_delta", fails)
     with pytest.raises(RuntimeError, match="in the second request"):
         unlearn_in_sequence(model, requests, retain, others=others, recipe=RECIPE)
     assert model_hash(model) == before

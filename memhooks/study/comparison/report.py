@@ -54,7 +54,7 @@ def table_rows(table: xr.Dataset, size: int, comparison: Comparison) -> list[dic
         if int(table["size"][row]) != size:
             continue
         name = str(table["method"].values[row])
-        line = {"weights and objective": name, "moved": f"{100 * float(table['share'][row]):.2g} %"}
+        line = {"weights and objective": name, "moved": f"{100 * float(table['share'][row]):.3g} %"}
         for column, (title, form) in _COLUMNS.items():
             mean, low, high = (float(table[f"{column}{end}"][row]) for end in ("", "_low", "_high"))
             line[title] = f"{mean:{form}} [{low:{form}}, {high:{form}}]"
