@@ -17,12 +17,13 @@ test: $(READY) ## format, lint, types, import order, tests with shape checks, no
 	$(MAKE) --no-print-directory --jobs=2 tests-of-localize tests-of-the-rest
 	$(MAKE) --no-print-directory --jobs=2 notebooks-first notebooks-last
 
+FIRST_HALF := $(addprefix tests/,localize measure report unlearn organism paragraphs)
 # In two halves of one thread each: two cores are done with them sooner than with one of two threads.
 tests-of-localize tests-of-the-rest notebooks-first notebooks-last: export OMP_NUM_THREADS = 1
 tests-of-localize: $(READY)
-	$(BIN)/pytest -q tests/localize tests/measure tests/report tests/unlearn
+	$(BIN)/pytest -q $(FIRST_HALF)
 tests-of-the-rest: $(READY)
-	$(BIN)/pytest -q --ignore=tests/localize --ignore=tests/measure --ignore=tests/report --ignore=tests/unlearn
+	$(BIN)/pytest -q $(FIRST_HALF:%=--ignore=%)
 notebooks-first: $(READY)
 	$(BIN)/pytest -q --nbmake $(wildcard notebooks/0[1-3]*.ipynb) -o addopts=""
 notebooks-last: $(READY)

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from memhooks.errors import InputError
 from memhooks.model.provenance import model_hash
@@ -13,6 +12,7 @@ from memhooks.study.comparison.report import table_rows, write_comparison
 from memhooks.study.comparison.sets import Bench, Sizes
 from memhooks.study.comparison.table import comparison_table, missed_goals
 from memhooks.study.comparison.trials import GOALS, Trial, misses
+from memhooks.unlearn.recipe import Budget
 
 TINY = Sizes(
     n_tuned=2,
@@ -70,33 +70,36 @@ def test_another_comparison_does_not_mix_in(comparison):
         other.run()
 
 
-def test_no_paragraph_serves_two_ends():
-    bench = Bench(Sizes(), 0)
+@pytest.fixture(scope="module")
+def bench(organism):
+    found = Bench(Sizes(n_steps=1), 0)
+    found.__dict__["model"] = organism  # loaded once for all tests
+    return found
+
+
+def test_no_paragraph_serves_two_ends(bench):
     ids = [name for one in bench.memorized.values() for name in one.ids]
-    assert len(ids) == len(set(ids)) == 8 + 24 + 24 + 16
+    assert len(ids) == len(set(ids)) == 8 + 24 + 24 + 16 + 24
     unread = [name for one in bench.unread.values() for name in one.ids]
-    assert len(unread) == len(set(unread))
+    assert len(unread) == len(set(unread)) == 24 + 10 + 24
     assert len(bench.retain(0)) == 24
     assert set(bench.retain(0).ids) != set(bench.retain(1).ids)
 
 
-def test_too_few_recited_paragraphs_are_refused():
+def test_too_few_recited_paragraphs_are_refused(bench):
+    larger = Bench(Sizes(n_judged=1000), 0)
+    larger.__dict__["model"] = bench.model
     with pytest.raises(InputError, match="recited paragraphs are needed, there are"):
-        _ = Bench(Sizes(n_judged=1000), 0).memorized
+        _ = larger.memorized
 
 
 @pytest.mark.parametrize("method", [one.name for one in METHODS])
-def test_every_method_leaves_the_model_as_it_was_and_moves_what_it_says(method, organism):
-    bench = Bench(replace(TINY, n_steps=1), 0)
-    bench.__dict__["model"] = organism
-    torch.manual_seed(0)
+def test_every_method_leaves_the_model_as_it_was_and_moves_what_it_says(method, bench):
     forget = bench.memorized["tuned"].select([0])
-    before = model_hash(organism)
+    before = model_hash(bench.model)
     one = next(one for one in METHODS if one.name == method)
-    from memhooks.unlearn.recipe import Budget
-
-    edited = one.run(bench, forget, one.settings[0], 0, Budget())
-    assert model_hash(organism) == before == edited.delta.before
+    edited = one.run(bench, forget, one.settings[0], 0, Budget(forget_nll=50.0))
+    assert model_hash(bench.model) == before == edited.delta.before
     limits = {"all weights": 1.0, "published recipe as is": 1.0, "top 1 %": 0.01, "BalancedSubnet, dropped": 0.001}
     assert 0 < edited.share <= limits.get(method, 0.0014) * 1.001
     assert edited.share * 6_291_456 == pytest.approx(edited.delta.moved)

@@ -6,10 +6,12 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
 
 def test_the_quickstart_runs_as_it_stands(capsys):
     quickstart, exploring, intervening, looking = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(quickstart.splitlines()) <= 12
+    assert len(quickstart.splitlines()) <= 14
     names = {}
     exec(compile(quickstart, "README.md", "exec"), names)
-    assert "UnlearningStep(step=9" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "forget: longest run" in printed
+    assert "others: exact match" in printed
     exec(compile(exploring, "README.md", "exec"), names)
     assert names["store"]["pattern", 1].shape[1] == 8
     exec(compile(intervening, "README.md", "exec"), names)

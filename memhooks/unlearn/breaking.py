@@ -36,8 +36,11 @@ from memhooks.unlearn.attacks.damage import every_weight
 from memhooks.unlearn.attacks.measured import measured
 from memhooks.unlearn.objectives.pairing import pairs_of
 from memhooks.unlearn.objectives.term import Term, token_nll
+from memhooks.unlearn.own_controls import own_controls
 from memhooks.unlearn.recipe import Recipe
 from memhooks.unlearn.unlearning import restored, unlearning_steps
+
+__all__ = ["CRITERIA", "Way", "own_controls", "steps_to_break"]
 
 Way = Literal["ascent", "edit", "paper_edit"]
 """How a paragraph is changed; see `steps_to_break`."""

@@ -193,7 +193,8 @@ def _exchange_(
     done: str,
 ) -> None:
     if (here := model_hash(model)) != hashes[0]:
-        hint = " it is applied already;" if here == hashes[1] else ""
+        state = "applied already" if done == "apply" else "not applied"
+        hint = f" it is {state};" if here == hashes[1] else ""
         raise InputError(
             f"cannot {done} this delta: it belongs to a model with the weights {hashes[0]}, these are {here};{hint} "
             "load the model that it was made from, unprocessed and in the same dtype"

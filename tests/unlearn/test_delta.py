@@ -177,6 +177,9 @@ def test_applying_twice_says_so(model, paragraphs):
     delta.apply_(model)
     with pytest.raises(InputError, match="it is applied already"):
         delta.apply_(model)
+    delta.revert_(model)
+    with pytest.raises(InputError, match="it is not applied"):
+        delta.revert_(model)
 
 
 def test_an_edit_behind_torchs_back_is_noticed(model, paragraphs):
