@@ -146,6 +146,9 @@ def test_gradients_point_at_the_one_head_and_the_token_that_it_copies(copier, re
     for localize in memhooks.LOCALIZERS:
         found = localize(copier, recited, recited, seed=0)
         in_head = {name: score[HEAD] for name, score in found.items() if name.endswith("W_V")}
+        if localize.__name__ in ("activation_norm", "balanced_subnet"):  # they rank MLP weights alone
+            assert all(float(score.max()) == 0 for score in in_head.values()), localize
+            continue
         assert max(in_head, key=lambda name: float(in_head[name].max())) == f"blocks.{LAYER}.attn.W_V", localize
 
 
