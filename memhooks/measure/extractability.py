@@ -22,7 +22,7 @@ from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.model.checks import check_batch_size
-from memhooks.model.decoding import scored_logits
+from memhooks.model.decoding import at_least_float32, scored_logits
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
@@ -160,9 +160,7 @@ def _of_batch(
     together = max(1, _MOST_LOGITS // (len(rows) * model.cfg.d_vocab))
     total = torch.zeros(len(rows), dtype=torch.float64)
     for piece, true in zip(residual.split(together, 1), rows[:, n_prefix:].split(together, 1), strict=True):
-        logits = scored_logits(model, piece)
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()  # a sum over the vocabulary needs more than half precision
+        logits = at_least_float32(scored_logits(model, piece))
         total += sampler.log_probability(logits, true).double().sum(-1).cpu()
     return total
 

@@ -44,3 +44,8 @@ def greedy_continuation(
 def scored_logits(model: HookedModel, residual: Tensor) -> Tensor:
     """Logits of these final residuals only: final norm and unembedding, `[..., d_vocab]`."""
     return model.unembed(model.ln_final(residual))
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The same values, widened from half precision: a sum over the vocabulary needs more than that."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memhooks.measure.recitation import in_loop, with_own_continuation
-from memhooks.model.decoding import scored_logits
+from memhooks.model.decoding import at_least_float32, scored_logits
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
@@ -89,9 +89,7 @@ def continuation_log_probabilities(
         residual = model(tokens, stop_at_layer=model.cfg.n_layers)[:, paragraphs.n_prefix - 1 : -1]
         some = max(1, _MOST_LOGITS // (n * model.cfg.d_vocab))
         for row, piece in zip(rows.split(some), residual.split(some), strict=True):
-            logits = scored_logits(model, piece)
-            if logits.dtype in (torch.float16, torch.bfloat16):
-                logits = logits.float()  # a sum over the vocabulary needs more than half precision
+            logits = at_least_float32(scored_logits(model, piece))
             found[row] = logits.log_softmax(-1).float().cpu()
     return found
 

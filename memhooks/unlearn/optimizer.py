@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from memhooks.errors import InputError
 from memhooks.localize.masks.weight_mask import WeightMask
+from memhooks.model.decoding import at_least_float32
 from memhooks.unlearn.recipe import Recipe
 
 _LANES = 64
@@ -52,8 +53,7 @@ class MaskedOptimizer:
     def gathered(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " chosen"]:
         """The chosen entries of tensors of the parameters' shapes, such as gradients."""
         found = [one.detach().flatten()[own] for one, own in zip(tensors.values(), self._indices, strict=True)]
-        together = torch.cat(found)
-        return together.float() if together.dtype in (torch.float16, torch.bfloat16) else together
+        return at_least_float32(torch.cat(found))
 
     def step_(self, gradient: Float[Tensor, " chosen"]) -> None:
         """One step with the chosen entries' gradient, written into the model."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.model.checks import check_batch_size
-from memhooks.model.decoding import scored_logits
+from memhooks.model.decoding import at_least_float32, scored_logits
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
@@ -151,9 +151,7 @@ def _scored(
 def _standing(
     logits: Float[Tensor, "batch pos d_vocab"], true: Int[Tensor, "batch pos"]
 ) -> tuple[Float[Tensor, "batch pos"], Float[Tensor, "batch pos"]]:
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    logs = logits.log_softmax(-1)
+    logs = at_least_float32(logits).log_softmax(-1)
     share = logs.exp()
     mean = (share * logs).sum(-1, keepdim=True)
     spread = (share * (logs - mean).square()).sum(-1).sqrt()  # centred: squares keep their digits

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memhooks.localize.objectives import kl_divergence
+from memhooks.model.decoding import at_least_float32
 from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
-from memhooks.unlearn.objectives.term import Term, at_least_float32, frozen_log_probabilities, token_nll
+from memhooks.unlearn.objectives.term import Term, frozen_log_probabilities, token_nll
 
 
 def retained_nll(model: HookedModel, retain: Paragraphs) -> Term:

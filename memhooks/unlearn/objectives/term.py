@@ -21,6 +21,7 @@ from torch import Tensor
 
 from memhooks.errors import InputError
 from memhooks.localize.objectives import continuation_logits
+from memhooks.model.decoding import at_least_float32
 from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
 
@@ -62,11 +63,6 @@ class Objective(Protocol):
     def __call__(self, model: HookedModel, forget: Paragraphs, *, seed: int) -> Term:
         """The term of these paragraphs; `model` still is as it was before the first step."""
         ...
-
-
-def at_least_float32(logits: Float[Tensor, "*set d_vocab"]) -> Float[Tensor, "*set d_vocab"]:
-    """The same logits, widened from half precision: a sum over the vocabulary needs more than that."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def token_nll(
