@@ -83,7 +83,7 @@ def perturbation_statistics(
         }
     ranks = rankdata(drop, axis=1)
     tests = shuffle_tests(list(correlations.values()), ranks, seed=seed, n=n_shuffles, clusters=cluster)
-    half, share = _spread(drop)
+    half, share = spread_of_drop(drop)
     found = [  # name, one value per paragraph, null and p
         ("mean drop per replaced token", drop.mean(1), (np.nan, np.nan)),
         *((name, one(ranks), test) for (name, one), test in zip(correlations.items(), tests, strict=True)),
@@ -161,7 +161,7 @@ def _drops(effect: xr.Dataset, paragraphs: Paragraphs, effect_of: str) -> Float[
     return drops(effect, effect_of).astype(np.float64).mean(1)
 
 
-def _spread(
+def spread_of_drop(
     drop: Float[np.ndarray, "paragraph pos"],
 ) -> tuple[Float[np.ndarray, " paragraph"], Float[np.ndarray, " paragraph"]]:
     """How many positions hold half of the positive drop, and the share of the worst; NaN where no drop is positive."""

@@ -1,0 +1,160 @@
+"""`memhooks equal-loss`."""
+
+# Heavy imports stay inside the functions, so that --help answers at once.
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memhooks.cli.options import Model
+from memhooks.cli.sets import Seed, Size, Twin, check_set, load_set, load_twin, twin_name
+from memhooks.cli.tables import check_outputs, rows_of, save_tree, shown, write_page
+from memhooks.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from memhooks.paragraphs.paragraphs import Paragraphs
+
+
+def equal_loss(
+    paragraphs: Annotated[
+        str,
+        typer.Option(
+            help="Text that the model read seldom enough to be unsure of it: a bundled set or a file as for `measure`."
+        ),
+    ] = "A",
+    times: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only paragraphs read exactly so often (bundled sets and files with counts)."),
+    ] = None,
+    control: Annotated[str, typer.Option(help="Text that it never read, the same; the more, the nearer.")] = "C",
+    model: Model = "organism",
+    twin: Twin = None,
+    n: Size = 40,
+    seed: Seed = 0,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure to this .html file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, by model.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the tables as JSON, means as [mean, low, high].")
+    ] = False,
+) -> None:
+    """At equal loss, is text that was read harder to corrupt and to unlearn, and lower in the network?
+
+    Recited text is nearly certain, never-read text is not: to compare them is to compare losses. Here the model
+    continues prefixes that it read a few times and prefixes that it never read, so that it recites both in full, and
+    pairs of equal loss are formed. Both sides have every prefix token replaced, are pushed away by gradient ascent on
+    the 0.1 % of weights with their largest gradient, and have the layers of their gradients compared.
+
+    p holds each row against the largest of all rows when the sides of pairs are swapped at random; `effect` is the
+    difference in standard deviations. Under a twin that read none of the prefixes no difference may be left. Of what
+    is said after a read prefix only a part is remembered ("remembered"), so a difference is a lower bound.
+
+    Examples: `memhooks equal-loss`; `memhooks equal-loss --times 4 --figure equal_loss.html`
+    """
+    for name in (paragraphs, control):
+        check_set(name, model)
+    other = twin_name(twin, model, paragraphs)
+    check_outputs({".html": [figure], ".nc": [out]})
+
+    from memhooks.model.loading import load_model
+    from memhooks.truth.equal_loss import equal_loss as compared
+    from memhooks.truth.equal_loss import equal_loss_pairs
+
+    loaded = load_model(model)
+    asked = times if times is not None or paragraphs not in ("A", "B") else 8
+    read, unread = _of(load_set(loaded, paragraphs), asked, paragraphs), load_set(loaded, control)
+    models = {"memorized": loaded}
+    if other is not None:
+        models["twin"] = load_twin(other, loaded, read)
+    found = {
+        name: compared(each, equal_loss_pairs(each, read, unread, n=n, seed=seed), seed=seed)
+        for name, each in models.items()
+    }
+    save_tree(out, found)
+    about = f"{model}; {paragraphs}" + (f", read {asked} times" if asked else "") + f"; never read: {control}"
+    _draw(figure, about, found)
+    if as_json:
+        sys.stdout.write(json.dumps({name: _plain(one) for name, one in found.items()}) + "\n")
+    else:
+        _print(about, found)
+
+
+def _of(rows: "Paragraphs", times: int | None, name: str) -> "Paragraphs":
+    """The paragraphs that were read so often.
+
+    Raises:
+        InputError: the set has no counts, or none was.
+    """
+    if times is None:
+        return rows
+    if rows.counts is None:
+        raise InputError(f"{name} has no counts, so that --times cannot choose; leave it out")
+    chosen = [one == times for one in rows.counts]
+    if not any(chosen):
+        there = ", ".join(str(one) for one in sorted(set(rows.counts)))
+        raise InputError(f"no paragraph of {name} was read {times} times; there are {there}")
+    return rows.select(chosen)
+
+
+def _plain(one: "xr.Dataset") -> dict[str, Any]:
+    """The table of one model, and what its pairs are."""
+    return {
+        "pairs": one.sizes["paragraph"],
+        "loss": [float(one[f"loss_{side}"].mean()) for side in ("read", "unread")],
+        "remembered": float(one["remembered"].mean()),
+        "rows": _rows(one),
+    }
+
+
+def _rows(one: "xr.Dataset") -> list[dict[str, Any]]:
+    return rows_of(one.drop_dims("paragraph"), name="measure")
+
+
+def _print(about: str, found: "Mapping[str, xr.Dataset]") -> None:
+    from memhooks.terminal import print_table, say
+
+    for name, one in found.items():
+        plain, who = _plain(one), "the model" if name == "memorized" else "the twin, which read neither"
+        loss = plain["loss"]
+        say(
+            f"Under {who}: {plain['pairs']} pairs, NLL {loss[0]:.2f} and {loss[1]:.2f}, "
+            f"remembered {plain['remembered']:.0%} of the tokens"
+        )
+        lines = [
+            {
+                "measure": row["measure"],
+                "read": shown(row["read"], ".2f"),
+                "unread": shown(row["unread"], ".2f"),
+                "difference": shown(row["difference"]),
+                "effect": f"{row['effect'][0]:+.2f}",
+                "p": f"{row['p']:.4f}",
+            }
+            for row in _rows(one)
+        ]
+        print_table(about, lines)
+    say(verdict(found))
+
+
+def verdict(found: "Mapping[str, xr.Dataset]") -> str:
+    """Which measures differ at equal loss, under the model and under the twin."""
+    said = {}
+    for name, one in found.items():
+        kept = [row for row in _rows(one) if row["p"] <= 0.05]
+        more = [f"{row['measure']} ({row['difference'][0]:+.2f})" for row in kept]
+        said[name] = "; ".join(more) or "nothing"
+    line = f"At equal loss, read text differs in: {said['memorized']}."
+    return line + (f" Under the twin: {said['twin']}." if "twin" in said else " No twin was given.")
+
+
+def _draw(path: Path | None, about: str, found: "Mapping[str, xr.Dataset]") -> None:
+    if path is None:
+        return
+    from memhooks.report.equal_loss_plots import plot_equal_loss
+    from memhooks.report.page import Section
+
+    section = Section("Read beside never read, at equal loss", text=[verdict(found)], figures=[plot_equal_loss(found)])
+    write_page(path, "At equal loss", about, [section])
