@@ -14,20 +14,11 @@ test: $(READY) ## format, lint, types, import order, tests with shape checks, no
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(MAKE) --no-print-directory --jobs=2 tests-of-localize tests-of-the-rest
-	$(MAKE) --no-print-directory --jobs=2 notebooks-first notebooks-last
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q $(TWO_AT_A_TIME)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q $(TWO_AT_A_TIME) --nbmake notebooks -o addopts=""
 
-FIRST_HALF := $(addprefix tests/,localize measure report unlearn organism paragraphs)
-# In two halves of one thread each: two cores are done with them sooner than with one of two threads.
-tests-of-localize tests-of-the-rest notebooks-first notebooks-last: export OMP_NUM_THREADS = 1
-tests-of-localize: $(READY)
-	$(BIN)/pytest -q $(FIRST_HALF)
-tests-of-the-rest: $(READY)
-	$(BIN)/pytest -q $(FIRST_HALF:%=--ignore=%)
-notebooks-first: $(READY)
-	$(BIN)/pytest -q --nbmake $(wildcard notebooks/0[1-3]*.ipynb) -o addopts=""
-notebooks-last: $(READY)
-	$(BIN)/pytest -q --nbmake $(filter-out $(wildcard notebooks/0[1-3]*.ipynb),$(wildcard notebooks/*.ipynb)) -o addopts=""
+# Two cores are done sooner with two processes of one thread each than with one of two threads.
+TWO_AT_A_TIME := --numprocesses=2 --dist=worksteal
 
 bench: $(READY) ## speed against named peers, as ratios
 	$(BIN)/python -m benchmarks.startup
@@ -54,5 +45,4 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: help study test bench audit-bridge organism setup \
-	tests-of-localize tests-of-the-rest notebooks-first notebooks-last
+.PHONY: help study test bench audit-bridge organism setup

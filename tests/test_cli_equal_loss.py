@@ -4,7 +4,7 @@ import pytest
 import torch
 import xarray as xr
 
-from memhooks.cli import equal_loss as command
+from memhooks.cli.equal_loss import _print, verdict
 from tests.command_line import assert_refused, invoke
 
 
@@ -29,7 +29,7 @@ def test_equal_loss(files, monkeypatch, capsys):
     assert plain["pairs"] == 3
     assert plain["rows"][0]["read"][0] == pytest.approx(float(saved["read"][0]))
     assert "At equal loss" in (files / "found.html").read_text("utf8")
-    command._print("mine", {"memorized": saved.to_dataset()})
+    _print("mine", {"memorized": saved.to_dataset()})
     printed = capsys.readouterr().out
     assert "At equal loss, read text differs in" in printed
     assert "No twin was given" in printed
@@ -60,4 +60,4 @@ def test_verdict_names_what_differs():
         },
         {"row": ["first", "second"]},
     ).assign(loss_read=("paragraph", [1.0]))
-    assert command.verdict({"memorized": table}).startswith("At equal loss, read text differs in: first (+1.00).")
+    assert verdict({"memorized": table}).startswith("At equal loss, read text differs in: first (+1.00).")
