@@ -9,6 +9,7 @@ from memhooks.report.intervention_sections import intervention_sections
 from memhooks.report.looking_sections import looking_sections
 from memhooks.report.page import Section, write_report
 from memhooks.report.plots import plot_dose, plot_em_bins, plot_unlearning
+from memhooks.report.truth_sections import truth_sections
 
 _LEAD = (
     "A small GPT-Neo (the organism) was made to recite set A; its twin, trained alike, read set B instead. "
@@ -40,6 +41,7 @@ def write_study_report(
         _recitation(results, counts, examples),
         *intervention_sections(results),
         *looking_sections(results),
+        *truth_sections(results),
         _unlearning(unlearned),
         _provenance(manifest),
     ]

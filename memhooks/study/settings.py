@@ -17,6 +17,9 @@ class Settings:
     n_cumulative: int = 3  # heads ablated together
     n_gradients: int = 32
     n_attention: int = 100
+    n_swapped: int = 8  # paragraphs of each set under which parts of the forks are exchanged
+    n_counted: int = 128  # paragraphs of each set whose memorized bits are counted
+    n_injections: int = 2  # paragraphs written into each kind of weights, to be found again
     n_unlearned: int = 4  # paragraphs, unlearned one at a time
     n_retain: int = 12  # memorized paragraphs that hold the model meanwhile, and as many never-seen ones
     n_others: int = 16  # other memorized paragraphs, never used in training, to see whether they stay
@@ -37,6 +40,9 @@ FULL = Settings(
     n_cumulative=6,
     n_gradients=96,
     n_attention=300,
+    n_swapped=24,
+    n_counted=384,
+    n_injections=8,
     n_unlearned=12,
     n_others=48,
 )

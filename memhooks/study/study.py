@@ -1,4 +1,4 @@
-"""A whole study of the bundled organism: recite, perturb, patch, ablate, look, unlearn, report.
+"""A whole study of the bundled organism: recite, perturb, patch, ablate, look, check, unlearn, report.
 
 Every stage measures four conditions side by side:
 
@@ -34,10 +34,13 @@ from memhooks.report.study_page import write_study_report
 from memhooks.study.interventions import Found, ablation_stage, lens_stage, patching_stage, perturbation_stage
 from memhooks.study.looking import attention_stage, gradients_stage, partly_recited
 from memhooks.study.settings import Settings
+from memhooks.study.truth import capacity_stage, forks_stage, injections_stage, sinks_stage
 from memhooks.study.unlearning import unlearning_stage, unlearning_table
 from memhooks.writing import whole_file
 
-Stage = Literal["recitation", "perturbation", "patching", "ablation", "lens", "gradients", "attention", "unlearning"]
+Stage = Literal[
+    "recitation", "perturbation", "patching", "ablation", "lens", "gradients", "attention", "truth", "unlearning"
+]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -110,8 +113,24 @@ class Study:
             case "attention":
                 pairs = self.prefix_conditions(s.n_attention)  # attention reads the prefix alone
                 return attention_stage(pairs, self.counts, self.results["specificity"], seed=s.seed)
+            case "truth":
+                return self._truth()
             case _:
                 return lens_stage(self.conditions(s.n_lens))
+
+    def _truth(self) -> Found:
+        """What is known to be true of the organism: its fork, its bits, and text that we write into it ourselves."""
+        s, models = self.settings, (self.organism, self.twin)
+        unread, mirror = load_controls("prose").sample(s.n_controls, seed=s.seed), load_planted("B")
+        recited = self.memorized.sample(s.n_swapped, seed=s.seed)
+        few = {"memorized": recited, "mirror": mirror.select(_most_often(mirror, s.n_swapped))}
+        few |= {"control": unread.select(slice(0, s.n_swapped))}
+        sets = {"memorized": self.planted, "mirror": mirror, "control": unread}
+        every = {name: rows.sample(s.n_counted, seed=s.seed) for name, rows in sets.items()}
+        found = forks_stage(*models, few, every, s.seed) | capacity_stage(*models, every, s.seed)
+        found |= sinks_stage(self.prefix_conditions(s.n_lens), s.seed)
+        written = load_controls("prose")
+        return found | injections_stage(self.organism, self.memorized, written, n=s.n_injections, seed=s.seed)
 
     @cached_property
     def organism(self) -> HookedModel:
@@ -212,3 +231,8 @@ class Study:
         }
         with whole_file(self.folder / "manifest.json") as partial:
             partial.write_text(json.dumps(manifest, indent=2))
+
+
+def _most_often(rows: Paragraphs, n: int) -> list[int]:
+    """Rows of the `n` paragraphs that were planted most often."""
+    return sorted(np.argsort([-count for count in rows.counts or ()], kind="stable")[:n].tolist())
