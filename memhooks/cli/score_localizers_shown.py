@@ -61,9 +61,9 @@ def _best(rows: Sequence[Row], name: str, control: str, form: str) -> str:
     usable = [row for row in rows if row["localizer"] not in _REFERENCES and _mean(row, name) is not None]
     if not usable:
         return "no localizer applies"
-    found = [row for row in usable if _p(row) <= 0.05]
+    found = [row for row in usable if _p(row) <= 0.05 and (_mean(row, "difference") or 0.0) > 0]
     if not found:
-        return "none differs from a random mask (p > 0.05)"
+        return "none beats a random mask (p > 0.05)"
     best = max(found, key=lambda row: _mean(row, name) or 0.0)
     return (
         f"{best['localizer']} first, {shown(best[name], form)}, random mask {_mean(best, control):{form}}, "  # pyright: ignore[reportArgumentType]

@@ -38,9 +38,9 @@ from memhooks.study.truth import capacity_stage, forks_stage, injections_stage, 
 from memhooks.study.unlearning import unlearning_stage, unlearning_table
 from memhooks.writing import whole_file
 
-Stage = Literal[
-    "recitation", "perturbation", "patching", "ablation", "lens", "gradients", "attention", "truth", "unlearning"
-]
+Localized = Literal["perturbation", "patching", "ablation", "lens", "gradients", "attention"]
+Checked = Literal["forks", "capacity", "sinks", "injections"]
+Stage = Literal["recitation", Localized, Checked, "unlearning"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -90,11 +90,13 @@ class Study:
             case "unlearning":
                 self.unlearned = list(self._unlearn())
                 self._keep(stage, {"all": unlearning_table(self.unlearned)})
+            case "forks" | "capacity" | "sinks" | "injections":
+                self._keep(stage, self._checked(stage))
             case _:
                 for name, found in self._localized(stage).items():
                     self._keep(name, found)
 
-    def _localized(self, stage: Stage) -> Found:
+    def _localized(self, stage: Localized) -> Found:
         s = self.settings
         match stage:
             case "perturbation":
@@ -113,24 +115,24 @@ class Study:
             case "attention":
                 pairs = self.prefix_conditions(s.n_attention)  # attention reads the prefix alone
                 return attention_stage(pairs, self.counts, self.results["specificity"], seed=s.seed)
-            case "truth":
-                return self._truth()
             case _:
                 return lens_stage(self.conditions(s.n_lens))
 
-    def _truth(self) -> Found:
+    def _checked(self, stage: Checked) -> dict[str, xr.Dataset]:
         """What is known to be true of the organism: its fork, its bits, and text that we write into it ourselves."""
         s, models = self.settings, (self.organism, self.twin)
-        unread, mirror = load_controls("prose").sample(s.n_controls, seed=s.seed), load_planted("B")
-        recited = self.memorized.sample(s.n_swapped, seed=s.seed)
-        few = {"memorized": recited, "mirror": mirror.select(_most_often(mirror, s.n_swapped))}
-        few |= {"control": unread.select(slice(0, s.n_swapped))}
+        unread, mirror = load_controls("prose"), load_planted("B")
+        if stage == "sinks":
+            return sinks_stage(self.prefix_conditions(s.n_lens), s.seed)
+        if stage == "injections":
+            return injections_stage(self.organism, self.memorized, unread, n=s.n_injections, seed=s.seed)
         sets = {"memorized": self.planted, "mirror": mirror, "control": unread}
         every = {name: rows.sample(s.n_counted, seed=s.seed) for name, rows in sets.items()}
-        found = forks_stage(*models, few, every, s.seed) | capacity_stage(*models, every, s.seed)
-        found |= sinks_stage(self.prefix_conditions(s.n_lens), s.seed)
-        written = load_controls("prose")
-        return found | injections_stage(self.organism, self.memorized, written, n=s.n_injections, seed=s.seed)
+        if stage == "capacity":
+            return capacity_stage(*models, every, s.seed)
+        sets["memorized"], sets["mirror"] = self.memorized, mirror.select(_most_often(mirror))
+        few = {name: rows.sample(s.n_swapped, seed=s.seed) for name, rows in sets.items()}
+        return forks_stage(*models, few, every, s.seed)
 
     @cached_property
     def organism(self) -> HookedModel:
@@ -233,6 +235,7 @@ class Study:
             partial.write_text(json.dumps(manifest, indent=2))
 
 
-def _most_often(rows: Paragraphs, n: int) -> list[int]:
-    """Rows of the `n` paragraphs that were planted most often."""
-    return sorted(np.argsort([-count for count in rows.counts or ()], kind="stable")[:n].tolist())
+def _most_often(rows: Paragraphs) -> list[bool]:
+    """Which paragraphs were planted as often as any: those that are recited if some are."""
+    most = max(rows.counts or (0,))
+    return [count == most for count in rows.counts or ()]

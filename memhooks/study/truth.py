@@ -11,7 +11,7 @@ from memhooks.localize.localizers import LOCALIZERS
 from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
-from memhooks.study.interventions import Conditions, Found
+from memhooks.study.interventions import Conditions
 from memhooks.truth.capacity import capacity_table, memorized_bits
 from memhooks.truth.forks.counterfactual import counterfactual_memorization
 from memhooks.truth.forks.line import loss_along_line
@@ -32,7 +32,7 @@ WRITTEN_IN = ("random", "neurons", "head")
 
 def forks_stage(
     organism: HookedModel, twin: HookedModel, sets: Mapping[str, Paragraphs], every: Mapping[str, Paragraphs], seed: int
-) -> Found:
+) -> dict[str, xr.Dataset]:
     """Which part, put in place of the other fork's, takes recitation away or brings it?
 
     Args:
@@ -45,31 +45,34 @@ def forks_stage(
     swaps = swap_parts(organism, twin, sets, parts=PARTS, blind=("layer", "all"), seed=seed)
     swaps.attrs["verdict"] = " ".join(parts_verdict(swaps))
     line = loss_along_line(organism, twin, sets, steps=7, seed=seed)
-    found = {
+    return {
         "line": line,
         "swaps": swaps,
         "counterfactual": counterfactual_memorization(organism, twin, every, seed=seed),
     }
-    return {"forks": found}
 
 
-def capacity_stage(organism: HookedModel, twin: HookedModel, sets: Mapping[str, Paragraphs], seed: int) -> Found:
+def capacity_stage(
+    organism: HookedModel, twin: HookedModel, sets: Mapping[str, Paragraphs], seed: int
+) -> dict[str, xr.Dataset]:
     """How many bits of each set does the organism hold beyond the twin, and how does that grow with k?"""
     bits: dict[str, xr.Dataset] = {name: memorized_bits(organism, twin, rows) for name, rows in sets.items()}
-    return {"capacity": bits | {"table": capacity_table(bits, sets=sets, seed=seed)}}
+    return bits | {"table": capacity_table(bits, sets=sets, seed=seed)}
 
 
-def sinks_stage(conditions: Conditions, seed: int) -> Found:
+def sinks_stage(conditions: Conditions, seed: int) -> dict[str, xr.Dataset]:
     """Which heads put their attention on the first token, whatever it is?"""
     found = {name: attention_sinks(*pair) for name, pair in conditions.items()}
     label = {name: clusters(rows).numpy() for name, (_, rows) in conditions.items()}
-    return {"sinks": {"heads": sink_heads(found, seed=seed, clusters=label)}}
+    return {"heads": sink_heads(found, seed=seed, clusters=label)}
 
 
-def injections_stage(organism: HookedModel, recited: Paragraphs, unread: Paragraphs, *, n: int, seed: int) -> Found:
+def injections_stage(
+    organism: HookedModel, recited: Paragraphs, unread: Paragraphs, *, n: int, seed: int
+) -> dict[str, xr.Dataset]:
     """Do localizers find where we wrote a paragraph ourselves? A few injections, without the learned mask."""
     quick = [one for one in (*LOCALIZERS, *CANDIDATES) if getattr(one, "__name__", "") != LEARNED]
     plan = Plan(regions=WRITTEN_IN, n_injections=n, n_learned=0, seed=seed)
     bench = Bench(organism, plan, unread, recited, quick)
     rows = [trial.run(bench) for trial in trials(plan)]
-    return {"injections": {"recall": recall_table(rows, seed=seed), "deletion": deletion_table(rows, seed=seed)}}
+    return {"recall": recall_table(rows, seed=seed), "deletion": deletion_table(rows, seed=seed)}

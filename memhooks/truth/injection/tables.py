@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from memhooks.errors import InputError
 from memhooks.measure.intervals import bootstrap_mean
-from memhooks.measure.membership import more_p
+from memhooks.measure.membership import membership_p
 from memhooks.model.labelled import Variable, labelled
 from memhooks.truth.injection.bench import NATURAL
 from memhooks.truth.injection.regions import REGIONS
@@ -24,7 +24,7 @@ _RECALL = {
     "difference": "recall minus that of the matched random mask, 0 = no better",
     "chance": "share of all weights that were written",
     "decoy_recall": "weights named that hold the decoy, over those written with it; 0 = none, NaN = there is no decoy",
-    "p": "one-sided sign-flip p of the difference, against the largest of the localizers asked on the same injections",
+    "p": "two-sided sign-flip p of the difference in its standard errors, against the largest of the localizers asked on the same injections",
     "n": "injections",
     "k": "weights written, mean",
     "seconds": "of one thread, mean",
@@ -33,7 +33,7 @@ _DELETION = {
     "selectivity": "NLL rise of the target minus that of other recited text, nats per token, 0 = none",
     "random_selectivity": "the same of a matched random mask",
     "difference": "selectivity minus that of the matched random mask, nats per token, 0 = none",
-    "p": "one-sided sign-flip p of the difference, against the largest of the localizers asked on the same paragraphs",
+    "p": "two-sided sign-flip p of the difference in its standard errors, against the largest of the localizers asked on the same paragraphs",
     "n": "paragraphs",
 }
 _SETS = {"target": "the target", "others": "other recited text", "language": "never-read text"}
@@ -146,7 +146,7 @@ def _add_p(
     for family, keys in families.items():
         one, other = (np.array([[of(line) for _, line in groups[key]] for key in keys]).T for of in (own, blind))
         places = np.arange(len(family[2]))
-        found_p = more_p(one, other, clusters=(places, places), seed=seed, paired=True)
+        found_p = membership_p(one, other, clusters=(places, places), seed=seed, paired=True)
         for key, p in zip(keys, found_p, strict=True):
             lines[key]["p"] = float(p)
 
