@@ -74,6 +74,17 @@ if TYPE_CHECKING:
     from memhooks.paragraphs.rarity import rarity_ranks
     from memhooks.paragraphs.splits import clusters, split
     from memhooks.study.study import Study
+    from memhooks.truth.capacity import capacity_table, memorized_bits
+    from memhooks.truth.dose.response import dose_response
+    from memhooks.truth.equal_loss import equal_loss, equal_loss_pairs
+    from memhooks.truth.extraction.queries import extraction_curves
+    from memhooks.truth.forks.counterfactual import counterfactual_memorization
+    from memhooks.truth.forks.line import loss_along_line
+    from memhooks.truth.forks.swap_parts import swap_parts
+    from memhooks.truth.forks.swapped import swapped
+    from memhooks.truth.leak.leak import leak
+    from memhooks.truth.leak.recipe import LeakRecipe
+    from memhooks.truth.sinks import attention_sinks
     from memhooks.unlearn.attacks.attack import attack
     from memhooks.unlearn.breaking import own_controls, steps_to_break
     from memhooks.unlearn.breaking_summary import breaking_summary
@@ -158,6 +169,23 @@ _HOMES = {
     "unlearn.recipe": ("Budget", "Recipe"),
     "unlearn.objectives": ("OBJECTIVES",),
     "organism.paragraphs": ("load_controls", "load_natural", "load_planted", "load_unigram_counts"),
+    "truth.forks.swapped": ("swapped",),
+    "truth.forks.swap_parts": ("swap_parts",),
+    "truth.forks.line": ("loss_along_line",),
+    "truth.forks.counterfactual": ("counterfactual_memorization",),
+    "truth.dose.response": ("dose_response",),
+    "truth.leak.leak": ("leak",),
+    "truth.leak.recipe": ("LeakRecipe",),
+    "truth.capacity": (
+        "capacity_table",
+        "memorized_bits",
+    ),
+    "truth.sinks": ("attention_sinks",),
+    "truth.extraction.queries": ("extraction_curves",),
+    "truth.equal_loss": (
+        "equal_loss",
+        "equal_loss_pairs",
+    ),
     "inspection": ("inspect_paragraph",),
     "study.study": ("Study",),
 }
@@ -172,6 +200,7 @@ __all__ = [
     "Component",
     "Delta",
     "InputError",
+    "LeakRecipe",
     "Pairs",
     "Paragraphs",
     "Recipe",
@@ -187,26 +216,33 @@ __all__ = [
     "all_but_top",
     "attack",
     "attention_of",
+    "attention_sinks",
     "audit",
     "best_first",
     "block",
     "bootstrap_mean",
     "bottom_weights",
     "breaking_summary",
+    "capacity_table",
     "centre_of_mass",
     "clusters",
     "component_scores",
     "components",
+    "counterfactual_memorization",
     "direct_effects",
     "directions",
+    "dose_response",
     "drop_by_position",
     "drop_by_rarity",
     "duplicates",
+    "equal_loss",
+    "equal_loss_pairs",
     "evaluate",
     "every_head",
     "every_layer",
     "export_model",
     "extractability",
+    "extraction_curves",
     "filtered",
     "first2sec",
     "fisher_ratio",
@@ -219,6 +255,7 @@ __all__ = [
     "hooked",
     "inspect_paragraph",
     "layer_shares",
+    "leak",
     "load_controls",
     "load_delta",
     "load_mask",
@@ -230,11 +267,13 @@ __all__ = [
     "load_planted",
     "load_unigram_counts",
     "logit_lens",
+    "loss_along_line",
     "make_pairs",
     "mask_overlap",
     "matched_pairs",
     "matched_random_weights",
     "memorization_head",
+    "memorized_bits",
     "min_k",
     "nll_matched",
     "noise_counts",
@@ -274,6 +313,8 @@ __all__ = [
     "split",
     "steps_to_break",
     "summary_row",
+    "swap_parts",
+    "swapped",
     "token_scores",
     "top_heads",
     "top_neurons",

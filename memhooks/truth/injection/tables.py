@@ -24,7 +24,7 @@ _RECALL = {
     "difference": "recall minus that of the matched random mask, 0 = no better",
     "chance": "share of all weights that were written",
     "decoy_recall": "weights named that hold the decoy, over those written with it; 0 = none, NaN = there is no decoy",
-    "p": "two-sided sign-flip p of the difference in its standard errors, against the largest of the localizers asked on the same injections",
+    "p": "two-sided sign-flip p of the difference in standard errors, against the largest of all asked alike",
     "n": "injections",
     "k": "weights written, mean",
     "seconds": "of one thread, mean",
@@ -33,7 +33,7 @@ _DELETION = {
     "selectivity": "NLL rise of the target minus that of other recited text, nats per token, 0 = none",
     "random_selectivity": "the same of a matched random mask",
     "difference": "selectivity minus that of the matched random mask, nats per token, 0 = none",
-    "p": "two-sided sign-flip p of the difference in its standard errors, against the largest of the localizers asked on the same paragraphs",
+    "p": "two-sided sign-flip p of the difference in standard errors, against the largest of all asked alike",
     "n": "paragraphs",
 }
 _SETS = {"target": "the target", "others": "other recited text", "language": "never-read text"}
