@@ -63,7 +63,10 @@ def _best(rows: Sequence[Row], name: str, control: str, form: str) -> str:
         return "no localizer applies"
     found = [row for row in usable if _p(row) <= 0.05 and (_mean(row, "difference") or 0.0) > 0]
     if not found:
-        return "none beats a random mask (p > 0.05)"
+        first = max(usable, key=lambda row: _mean(row, name) or 0.0)
+        size = shown(first[name], form)  # pyright: ignore[reportArgumentType]
+        n = int(float(str(first["n"])))
+        return f"none beats a random mask at p 0.05; first is {first['localizer']}, {size}, p {_p(first):.2g}, n {n}"
     best = max(found, key=lambda row: _mean(row, name) or 0.0)
     return (
         f"{best['localizer']} first, {shown(best[name], form)}, random mask {_mean(best, control):{form}}, "  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ _SETS = {
     "others": (COLOURS["natural"], "other recited text", 0.0),
     "language": (COLOURS["held_out"], "never-read text", -0.22),
 }
-_ROW, _AROUND = 26, 190  # pixels of one localizer, and of title, axes and legend
+_ROW, _AROUND = 26, 240  # pixels of one localizer, and of title, axes and legend
 
 
 def plot_recall(table: xr.Dataset) -> go.Figure:
@@ -55,9 +55,16 @@ def plot_recall(table: xr.Dataset) -> go.Figure:
             row=1,
             col=column,
         )
-        for place in set(range(len(names))) - {names.index(str(one)) for one in _applies(table, region)}:
+        asked = {str(one) for one in _some(table, region, "solved")["localizer"].values}
+        for name in set(names) - set(_applies(table, region)):
             drawing.add_annotation(
-                x=0.5, y=place, text="n/a", showarrow=False, font={"color": "#888"}, row=1, col=column
+                x=0.5,
+                y=names.index(name),
+                text="n/a" if name in asked else "not asked",
+                showarrow=False,
+                font={"color": "#888"},
+                row=1,
+                col=column,
             )
         chance = float(table["chance"].values[table["region"].values == region].mean())
         drawing.add_vline(x=chance, line={"dash": "dot", "color": "#888", "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType]
@@ -102,9 +109,9 @@ def _finished(drawing: go.Figure, names: list[str], title: str) -> go.Figure:
     ticks = [escape(name.replace("_", " ")) for name in names]
     drawing.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, range=[len(names) - 0.5, -0.5])
     height = _AROUND + _ROW * len(names)
-    legend = {"orientation": "h", "y": -95 / height, "yanchor": "top"}
+    legend = {"orientation": "h", "y": -95 / (height - _AROUND), "yanchor": "top"}
     return drawing.update_layout(
-        template=TEMPLATE, title=title, height=height, legend=legend, margin={"t": 90, "b": 110}
+        template=TEMPLATE, title=title, height=height, legend=legend, margin={"t": 90, "b": 150}
     )
 
 
