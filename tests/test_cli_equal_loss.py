@@ -29,7 +29,7 @@ def test_equal_loss(files, monkeypatch, capsys):
     assert plain["pairs"] == 3
     assert plain["rows"][0]["read"][0] == pytest.approx(float(saved["read"][0]))
     assert "At equal loss" in (files / "found.html").read_text("utf8")
-    _print("mine", {"memorized": saved.to_dataset()})
+    _print("mine", {"memorized": saved.to_dataset()}, None)
     printed = capsys.readouterr().out
     assert "At equal loss, read text differs in" in printed
     assert "No twin was given" in printed
@@ -52,12 +52,11 @@ def test_refused(monkeypatch, capsys, arguments, message):
     assert_refused(monkeypatch, capsys, ["equal-loss", *arguments], message)
 
 
-def test_verdict_names_what_differs():
-    table = xr.Dataset(
-        {
-            "p": ("row", [0.01, 0.5]),
-            **{f"difference{end}": ("row", [1.0, 0.0]) for end in ("", "_low", "_high")},
-        },
-        {"row": ["first", "second"]},
-    ).assign(loss_read=("paragraph", [1.0]))
-    assert verdict({"memorized": table}).startswith("At equal loss, read text differs in: first (+1.00).")
+def test_verdict_names_what_differs_and_what_does_so_beyond_the_twin():
+    table = xr.Dataset({"p": ("row", [0.01, 0.02, 0.5])}, {"row": ["first", "second", "third"]})
+    table = table.assign(loss_read=("paragraph", [1.0]))
+    ends = {"more": [1.0, 1.0, 1.0], "more_low": [0.5, -0.1, 0.5], "more_high": [2.0, 2.0, 2.0]}
+    beyond = xr.Dataset({name: ("row", values) for name, values in ends.items()}, {"row": table["row"].values})
+    said = verdict({"memorized": table}, beyond)
+    assert said == "At equal loss, read text differs in: first; second. Of these, more than under the twin: first."
+    assert "No twin was given" in verdict({"memorized": table}, None)

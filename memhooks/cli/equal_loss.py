@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from memhooks.paragraphs.paragraphs import Paragraphs
 
 
+_READ = {("organism", "A"), ("organism-twin", "B")}
+
+
 def equal_loss(
     paragraphs: Annotated[
         str,
@@ -50,8 +53,10 @@ def equal_loss(
     the 0.1 % of weights with their largest gradient, and have the layers of their gradients compared.
 
     p holds each row against the largest of all rows when the sides of pairs are swapped at random; `effect` is the
-    difference in standard deviations. Under a twin that read none of the prefixes no difference may be left. Of what
-    is said after a read prefix only a part is remembered ("remembered"), so a difference is a lower bound.
+    difference in standard deviations. "Beyond twin" is the difference less that under a twin that read none of the
+    prefixes, with the interval of this row alone. Of what is said after a read prefix only a part is remembered;
+    "with remembered" is the rank correlation of a pair's difference with that share. Matching takes the least
+    remembered of the read text and the most certain of the other: it may hide a difference as well as show one.
 
     Examples: `memhooks equal-loss`; `memhooks equal-loss --times 4 --figure equal_loss.html`
     """
@@ -61,11 +66,11 @@ def equal_loss(
     check_outputs({".html": [figure], ".nc": [out]})
 
     from memhooks.model.loading import load_model
+    from memhooks.truth.equal_loss import against_twin, equal_loss_pairs
     from memhooks.truth.equal_loss import equal_loss as compared
-    from memhooks.truth.equal_loss import equal_loss_pairs
 
     loaded = load_model(model)
-    asked = times if times is not None or paragraphs not in ("A", "B") else 8
+    asked = 8 if times is None and (model, paragraphs) in _READ else times
     read, unread = _of(load_set(loaded, paragraphs), asked, paragraphs), load_set(loaded, control)
     models = {"memorized": loaded}
     if other is not None:
@@ -74,13 +79,15 @@ def equal_loss(
         name: compared(each, equal_loss_pairs(each, read, unread, n=n, seed=seed), seed=seed)
         for name, each in models.items()
     }
-    save_tree(out, found)
+    beyond = against_twin(found["memorized"], found["twin"], seed=seed) if "twin" in found else None
+    save_tree(out, found | ({} if beyond is None else {"beyond_twin": beyond}))
     about = f"{model}; {paragraphs}" + (f", read {asked} times" if asked else "") + f"; never read: {control}"
-    _draw(figure, about, found)
+    _draw(figure, about, found, beyond)
     if as_json:
-        sys.stdout.write(json.dumps({name: _plain(one) for name, one in found.items()}) + "\n")
+        more = {} if beyond is None else {"beyond_twin": rows_of(beyond, name="measure")}
+        sys.stdout.write(json.dumps({name: _plain(one) for name, one in found.items()} | more) + "\n")
     else:
-        _print(about, found)
+        _print(about, found, beyond)
 
 
 def _of(rows: "Paragraphs", times: int | None, name: str) -> "Paragraphs":
@@ -114,11 +121,11 @@ def _rows(one: "xr.Dataset") -> list[dict[str, Any]]:
     return rows_of(one.drop_dims("paragraph"), name="measure")
 
 
-def _print(about: str, found: "Mapping[str, xr.Dataset]") -> None:
+def _print(about: str, found: "Mapping[str, xr.Dataset]", beyond: "xr.Dataset | None") -> None:
     from memhooks.terminal import print_table, say
 
     for name, one in found.items():
-        plain, who = _plain(one), "the model" if name == "memorized" else "the twin, which read neither"
+        plain, who = _plain(one), "the model" if name == "memorized" else "the twin"
         loss = plain["loss"]
         say(
             f"Under {who}: {plain['pairs']} pairs, NLL {loss[0]:.2f} and {loss[1]:.2f}, "
@@ -127,34 +134,45 @@ def _print(about: str, found: "Mapping[str, xr.Dataset]") -> None:
         lines = [
             {
                 "measure": row["measure"],
-                "read": shown(row["read"], ".2f"),
-                "unread": shown(row["unread"], ".2f"),
-                "difference": shown(row["difference"]),
+                "read": f"{row['read'][0]:.3f}",
+                "unread": f"{row['unread'][0]:.3f}",
+                "difference": shown(row["difference"], "+.3f"),
                 "effect": f"{row['effect'][0]:+.2f}",
                 "p": f"{row['p']:.4f}",
+                "with remembered": shown(row["with_remembered"]),
             }
             for row in _rows(one)
         ]
         print_table(about, lines)
-    say(verdict(found))
+    if beyond is not None:
+        rows = rows_of(beyond, name="measure")
+        lines = [{"measure": row["measure"], "difference beyond twin": _shown(row["more"])} for row in rows]
+        print_table("The model's difference less the twin's", lines)
+    say(verdict(found, beyond))
 
 
-def verdict(found: "Mapping[str, xr.Dataset]") -> str:
-    """Which measures differ at equal loss, under the model and under the twin."""
-    said = {}
-    for name, one in found.items():
-        kept = [row for row in _rows(one) if row["p"] <= 0.05]
-        more = [f"{row['measure']} ({row['difference'][0]:+.2f})" for row in kept]
-        said[name] = "; ".join(more) or "nothing"
-    line = f"At equal loss, read text differs in: {said['memorized']}."
-    return line + (f" Under the twin: {said['twin']}." if "twin" in said else " No twin was given.")
+def _shown(ends: Any) -> str:  # noqa: ANN401 - a cell of rows_of
+    return shown(ends, "+.3f")
 
 
-def _draw(path: Path | None, about: str, found: "Mapping[str, xr.Dataset]") -> None:
+def verdict(found: "Mapping[str, xr.Dataset]", beyond: "xr.Dataset | None") -> str:
+    """Which measures differ at equal loss, and which of them more than under the twin."""
+    own = [row["measure"] for row in _rows(found["memorized"]) if row["p"] <= 0.05]
+    line = f"At equal loss, read text differs in: {'; '.join(own) or 'nothing that was measured'}."
+    if beyond is None:
+        return line + " No twin was given, so the prefixes themselves may differ."
+    rows: list[dict[str, Any]] = list(rows_of(beyond, name="measure"))
+    more = [row["measure"] for row in rows if row["measure"] in own and (row["more"][1] > 0 or row["more"][2] < 0)]
+    return line + f" Of these, more than under the twin: {'; '.join(more) or 'none'}."
+
+
+def _draw(path: Path | None, about: str, found: "Mapping[str, xr.Dataset]", beyond: "xr.Dataset | None") -> None:
     if path is None:
         return
     from memhooks.report.equal_loss_plots import plot_equal_loss
     from memhooks.report.page import Section
 
-    section = Section("Read beside never read, at equal loss", text=[verdict(found)], figures=[plot_equal_loss(found)])
+    section = Section(
+        "Read beside never read, at equal loss", text=[verdict(found, beyond)], figures=[plot_equal_loss(found)]
+    )
     write_page(path, "At equal loss", about, [section])

@@ -9,8 +9,9 @@ about memorized text may be said about certain text. Where both exist at the sam
 3. Both sides of the pairs are perturbed, pushed away by gradient ascent, and looked at; pairs are compared.
 4. The same for a twin that read none of the prefixes: there, no difference may be left.
 
-How much of what the model says after a prefix it read is what it read there, `remembered` tells: the effect of
-reading is diluted by the rest, so that a difference is a lower bound.
+Caveats: only a part of what is said after a read prefix was read there (`remembered`). And matching takes the least
+remembered of the read text and the most certain of the other, so it may hide a difference as well as show one;
+`with_remembered` says whether a difference grows with what is remembered.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
 from memhooks.errors import InputError
@@ -26,7 +27,7 @@ from memhooks.localize.attribution import weight_scores
 from memhooks.localize.common_losses import check_nearest
 from memhooks.localize.profile import centre_of_mass, layer_shares
 from memhooks.measure.effects import drops
-from memhooks.measure.intervals import bootstrap_mean
+from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean, interval_ends
 from memhooks.measure.membership import membership_p
 from memhooks.measure.perturbation import perturb
 from memhooks.measure.perturbation_statistics import spread_of_drop
@@ -137,7 +138,8 @@ def equal_loss(
         difference) and `effect` (the difference over the standard deviation of the pairs' differences), each with the
         ends of its 95 % interval; `p` (of the largest of all rows where the sides of pairs are swapped at random);
         `with_remembered` (Spearman, over pairs, of the difference with the share that is remembered, and its
-        interval); over `paragraph` the `loss_read`, `loss_unread` and `remembered` of each pair.
+        interval); over `paragraph` the `loss_read`, `loss_unread`, `remembered`, `cluster` and, by row, `differences`
+        of each pair.
 
     Raises:
         InputError: hooks on the model, or settings out of range.
@@ -185,7 +187,7 @@ def _table(
     columns = {name: bootstrap_mean(own, seed=seed, clusters=cluster) for name, own in values.items()}
     columns["difference"] = bootstrap_mean(difference, seed=seed, clusters=cluster)
     columns["effect"] = bootstrap_mean(difference * per_spread, seed=seed, clusters=cluster)
-    columns["with_remembered"] = _rank_correlations(difference, pairs.remembered, seed)
+    columns["with_remembered"] = _rank_correlations(difference, pairs.remembered, cluster, seed)
     unit = {
         "with_remembered": "Spearman over pairs, 0 = the difference does not grow with what is remembered",
         "effect": "standard deviations of the pairs' differences, 0 = none",
@@ -201,25 +203,59 @@ def _table(
     for side, loss in zip(("read", "unread"), pairs.loss.T, strict=True):
         variables[f"loss_{side}"] = Variable(loss, ("paragraph",), "nats per token", {"paragraph": pairs.read.ids})
     variables["remembered"] = Variable(pairs.remembered, ("paragraph",), "share of the tokens, 0 = none")
+    variables["cluster"] = Variable(cluster, ("paragraph",), "near-duplicates among the read paragraphs")
+    variables["differences"] = Variable(difference, ("paragraph", "row"), "read minus unread, as the row says")
     return labelled(about, **variables)
 
 
+def against_twin(model: xr.Dataset, twin: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
+    """The model's differences minus the twin's: what reading did, whatever sets apart the prefixes themselves.
+
+    Each model says other things, so the pairs differ; the mean differences are compared as those of two samples.
+
+    Args:
+        model: of `equal_loss`, for the model that read the prefixes.
+        twin: the same for a twin that did not.
+        seed: of the intervals.
+
+    Returns:
+        Dataset over `row`: `more` (the model's difference minus the twin's, 0 = reading did nothing) with `_low` and
+        `_high`; intervals are for each row alone.
+    """
+    both = [one["differences"].transpose("paragraph", "row").values for one in (model, twin)]
+    label = (model["cluster"].values, twin["cluster"].values)
+    ends = bootstrap_difference(*both, seed=seed, clusters=label)
+    rows = {"row": model["row"].values.tolist()}
+    about = {"model_hash": model.attrs["model_hash"], "twin_hash": twin.attrs["model_hash"], "seed": seed}
+    return labelled(
+        about,
+        **{
+            f"more{end}": Variable(own, ("row",), f"difference, model minus twin, as the row says{said}", rows)
+            for end, said, own in zip(_ENDS, _SAID, ends, strict=True)
+        },
+    )
+
+
 def _rank_correlations(
-    difference: Float[np.ndarray, "paragraph measure"], remembered: Float[np.ndarray, " paragraph"], seed: int
+    difference: Float[np.ndarray, "paragraph measure"],
+    remembered: Float[np.ndarray, " paragraph"],
+    cluster: Int[np.ndarray, " paragraph"],
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spearman of each measure's differences with what is remembered; pairs are drawn anew for the interval."""
-    generator, n = np.random.default_rng(seed), len(remembered)
+    """Spearman of each measure's differences with what is remembered; clusters are drawn anew for the interval."""
+    generator = np.random.default_rng(seed)
+    members = [np.flatnonzero(cluster == one) for one in np.unique(cluster)]
 
     def of(rows: np.ndarray) -> np.ndarray:
-        known = np.broadcast_to(rankdata(remembered[rows]), (difference.shape[1], n))
+        known = np.broadcast_to(rankdata(remembered[rows]), (difference.shape[1], len(rows)))
         return rank_correlation(rankdata(difference[rows], axis=0).T, known)
 
-    drawn = np.array([of(generator.integers(0, n, n)) for _ in range(1000)])
-    known = ~np.isnan(drawn).all(0)  # where all pairs differ by the same there is nothing to correlate
+    picks = generator.integers(0, len(members), (1000, len(members)))
+    drawn = np.array([of(np.concatenate([members[one] for one in pick])) for pick in picks])
+    known = np.asarray(~np.isnan(drawn).any(axis=0))  # where all pairs differ by the same there is nothing to correlate
     low, high = np.full((2, len(known)), np.nan)
-    if known.any():
-        low[known], high[known] = np.nanquantile(drawn[:, known], [0.025, 0.975], axis=0)
-    return of(np.arange(n)), low, high
+    low[known], high[known] = interval_ends(drawn[:, known], len(members), 0.95)
+    return of(np.arange(len(remembered))), low, high
 
 
 def _straight(model: HookedModel, rows: Paragraphs, name: str) -> Paragraphs:

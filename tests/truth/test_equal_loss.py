@@ -11,7 +11,14 @@ from memhooks.measure.perturbation import perturb
 from memhooks.measure.recitation import recitation, with_own_continuation
 from memhooks.model.provenance import model_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
-from memhooks.truth.equal_loss import MEASURES, EqualLossPairs, equal_loss, equal_loss_pairs
+from memhooks.truth.equal_loss import (
+    MEASURES,
+    EqualLossPairs,
+    _rank_correlations,
+    against_twin,
+    equal_loss,
+    equal_loss_pairs,
+)
 from memhooks.unlearn.breaking import steps_to_break
 
 
@@ -67,6 +74,8 @@ def test_table_equals_plain_means(model, pairs):
     for name, value in expected.items():
         assert float(table["read"].sel(row=name)) == pytest.approx(value, rel=1e-5, abs=1e-6)
     np.testing.assert_allclose(table["difference"], table["read"] - table["unread"], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(table["difference"], table["differences"].mean("paragraph"), rtol=1e-9, atol=1e-12)
+    assert not against_twin(table, table)["more"].values.any()
     assert table["row"].values.tolist() == list(MEASURES)
 
 
@@ -98,3 +107,13 @@ def test_refused(model, arguments, message):
 def test_too_few_pairs_are_refused(model):
     with pytest.raises(InputError, match="only 2 pairs of equal loss"):
         equal_loss_pairs(model, drawn(2, 1, "r"), drawn(20, 2, "u"), caliper=5.0)
+
+
+def test_near_duplicates_are_no_evidence_of_a_correlation():
+    """Ten clusters of four: no association, and the interval says so in all but a few of twelve draws."""
+    generator, cluster, wrong = np.random.default_rng(0), np.repeat(np.arange(10), 4), 0
+    for seed in range(12):
+        remembered, difference = (np.repeat(generator.normal(size=10), 4) for _ in range(2))
+        _, low, high = _rank_correlations(difference[:, None], remembered, cluster, seed)
+        wrong += int(low[0] > 0 or high[0] < 0)
+    assert wrong <= 3
