@@ -37,7 +37,7 @@ def equal_loss(
     control: Annotated[str, typer.Option(help="Text that it never read, the same; the more, the nearer.")] = "C",
     model: Model = "organism",
     twin: Twin = None,
-    n: Size = 40,
+    n: Size = 24,
     seed: Seed = 0,
     figure: Annotated[Path | None, typer.Option(help="Write the figure to this .html file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, by model.")] = None,
