@@ -29,7 +29,7 @@ def test_what_the_page_names_exists(page):
     text = re.sub(r"```.*?```", "", (ROOT / "docs" / page).read_text("utf8"), flags=re.DOTALL)
     quoted = re.findall(r"`([^`]+)`", text)
     assert len(quoted) >= 4
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    commands = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     for words in quoted:
         if words.startswith("memhooks ") and " " in words:
             assert words.split()[1] in commands, words
