@@ -34,6 +34,8 @@ def test_a_files_dose_response_beside_the_twin(counted):
     printed = invoke("dose", *own).stdout
     assert "Means by k: twin" in printed
     assert "Goes with k at the same loss (p max <= .05, model minus twin)" in printed
+    assert "Not asked, too few paragraphs: gradient centre, largest, gradient centre, norm" in " ".join(printed.split())
+    assert all(row["too_few"] and row["p"] is None for row in found["statistics"] if "loss" in row["question"])
     assert "Control, the same under the twin that read none of them" in printed
 
 

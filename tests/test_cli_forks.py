@@ -4,7 +4,9 @@ import pytest
 import torch
 import xarray as xr
 
+from memhooks.cli.forks_sets import load_forks, load_read, matched, one_each
 from memhooks.cli.forks_shown import print_tables
+from memhooks.errors import InputError
 from memhooks.measure.recitation import with_own_continuation
 from memhooks.model.loading import load_model
 from memhooks.paragraphs.paragraphs import Paragraphs
@@ -27,6 +29,7 @@ def folder(tmp_path):
 def options(folder):
     return [
         *("--model", folder / "one", "--other", folder / "two", "--n", "2", "--single", "1", "--fraction", "0.1"),
+        *("--fraction", "0.1"),  # twice is once
         *(
             "--paragraphs",
             folder / "one.pt",
@@ -53,6 +56,37 @@ def test_unusable_input_is_refused_in_one_line(monkeypatch, capsys, arguments, m
     assert_refused(monkeypatch, capsys, ["forks", *arguments], message)
 
 
+def test_targets_and_others_are_read_as_often_and_near_duplicates_count_once():
+    tokens = torch.randint(101, (14, 60), generator=torch.Generator().manual_seed(1))
+    tokens[13] = tokens[12]
+    rows = Paragraphs(tokens, n_prefix=50, counts=(1, 2, 4, 8, 16, 32) * 2 + (64, 64))
+    generator = torch.Generator().manual_seed(0)
+    single = one_each(rows, generator)
+    assert len(single) == 13
+    target, others, kept = matched(single, 4, generator)
+    assert target.counts == others.counts
+    assert (len(target), len(kept)) == (4, 5)
+    assert len({*target.ids, *others.ids, *kept.ids}) == 13
+
+
+def test_what_the_last_measure_would_refuse_is_refused_before_the_first(folder):
+    model = load_model(folder / "one")
+    named = tuple(str(folder / f"{name}.pt") for name in ("one", "two", "neither"))
+    tokens = torch.load(named[2])
+    torch.save(torch.cat([tokens, tokens[:, :9]], 1), named[2])
+    assert load_read(model, named, 2, 0)["control"].tokens.shape[1] == 60
+    torch.save(torch.cat([tokens, torch.load(named[0])[:1]]), named[2])
+    with pytest.raises(InputError, match="memorized and control share near-duplicates"):
+        load_read(model, named, 2, 0)
+    torch.save(tokens[:, :55], named[2])
+    with pytest.raises(InputError, match="--control has paragraphs of 55 tokens, --paragraphs of 60"):
+        load_read(model, named, 2, 0)
+    torch.save(torch.load(named[0])[[0, 0, 0, 1, 2, 3, 4]], named[0])
+    torch.save(tokens, named[2])
+    with pytest.raises(InputError, match="6 recited paragraphs that are no near-duplicates .* needed, got 5"):
+        load_forks(str(folder / "one"), str(folder / "two"), named, 2, 0)
+
+
 def test_all_results_are_written_drawn_and_printed(folder, tmp_path, monkeypatch, capsys):
     files = ["--json", "--out", tmp_path / "a.nc", "--figure", tmp_path / "a.html"]
     found = json.loads(invoke("forks", *options(folder), *files).stdout)
@@ -63,7 +97,7 @@ def test_all_results_are_written_drawn_and_printed(folder, tmp_path, monkeypatch
     names = ["gradient", "gradient_times_weight", "activation_norm", "fisher_ratio", "consistency", "random", "oracle"]
     assert [row["localizer"] for row in found["curves"]] == names
     assert [row["localizer"] for row in found["single"]] == names
-    assert found["interpretable"] == ("linearly connected" in found["verdict"][0])
+    assert found["interpretable"] == ("No hill" in found["verdict"][0])
     assert (tmp_path / "a.html").read_text().count('class="plotly-graph-div"') == 7
     with xr.open_datatree(tmp_path / "a.nc", engine="h5netcdf") as tree:
         assert set(tree.children) == {"line", "parts", "curves", "agreement", "single", "counterfactual"}
@@ -71,6 +105,12 @@ def test_all_results_are_written_drawn_and_printed(folder, tmp_path, monkeypatch
     monkeypatch.setenv("COLUMNS", "100")
     print_tables("one and two", groups)
     shown = capsys.readouterr().out
-    for text in ("Along the line", "that each part removes", "one paragraph at a time", "rank parts", "One layer for"):
+    for text in (
+        "Along the line",
+        "that each part removes",
+        "one paragraph at a time",
+        "rank parts",
+        found["verdict"][1][:20],
+    ):
         assert text in shown
     assert all(len(line.rstrip()) <= 100 for line in shown.splitlines() if line.startswith(" "))

@@ -44,8 +44,8 @@ def test_a_file_is_fine_tuned_on_and_what_leaks_is_said(mine):
     assert model_hash(load_model(mine / "tuned", tokenizer=None)) != model_hash(load_model(mine / "neo"))
     assert "what comes out after how many readings?" in (mine / "l.html").read_text("utf8")
     printed = invoke("leak", *own).stdout
-    assert "Recited or extractable before any reading: 0 of 8 paragraphs." in printed
-    assert "never read (control): 0%" in printed or "No paragraph became" in printed
+    assert "Recited or extractable before any reading, and left out: 0 of 8 paragraphs." in printed
+    assert "never read (control): 0%" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(

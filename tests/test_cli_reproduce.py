@@ -1,3 +1,4 @@
+import inspect
 import json
 import socket
 
@@ -5,16 +6,21 @@ import pytest
 import torch
 import xarray as xr
 
+from memhooks.cli import reproduce_shown
 from memhooks.organism.paragraphs import load_planted
 from memhooks.truth.published import bundled, prepare, weights
+from memhooks.truth.published.claim import Claim
+from memhooks.truth.published.parts import Measured
 from memhooks.truth.published.stand_in import stand_in_model, stand_in_text
+from memhooks.truth.published.targets import target
+from memhooks.truth.published.verdicts import Row
 from tests.command_line import assert_refused, invoke
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A stand-in of two layers."""
-    model = stand_in_model((4, 4, 32, 101), seed=0)
+    model = stand_in_model((2, 2, 16, 101), seed=0)
     monkeypatch.setattr(prepare, "stand_in_model", lambda *_, seed: model)
     monkeypatch.setattr(prepare, "stand_in_text", lambda n, *, seed: stand_in_text(n, d_vocab=101, seed=seed))
 
@@ -44,8 +50,9 @@ def test_rows_that_need_no_weights(tmp_path):
     torch.save(text.sets["50"].tokens, tmp_path / "50_50_preds.pt")
     done = invoke("reproduce", "--paragraphs", tmp_path, "--only", "1,2,3", "--folder", tmp_path / "run")
     assert "50_50_preds.pt is another file than the published one" in done.output
+    assert "another file: 50_50_preds.pt" in " ".join(done.output.split())
     assert "missing: mem_strings.csv" in " ".join(done.output.split())
-    assert "5 rows: 0 reproduced, 1 not reproduced, 4 not compared." in done.output
+    assert "5 rows: 0 reproduced, 0 not reproduced, 5 not compared." in done.output
     assert not (tmp_path / "run").exists()
 
 
@@ -66,17 +73,48 @@ def test_weights_that_cannot_be_had(monkeypatch, capsys, tmp_path):
 
 def test_the_organism_answers_the_claims(tmp_path, monkeypatch):
     few = load_planted("A", at_least=8).select(
-        [14, 25, 29, 40, *range(48, 240, 24)]
+        [14, 25, 29, 40, *range(48, 240, 64)]
     )  # the first four are partly recited
     monkeypatch.setattr(bundled, "load_planted", lambda *_, **__: few)
-    arguments = ["reproduce", "--model", "organism", "--rows", 2, "--only", "6", "--folder", tmp_path / "run"]
+    monkeypatch.setattr(bundled, "_pairs", lambda *_, **__: None)  # row 6 needs none
+    arguments = ["reproduce", "--model", "organism", "--rows", 1, "--only", "6", "--folder", tmp_path / "run"]
     found = json.loads(invoke(*arguments, "--json").stdout)
     assert {one["verdict"] for one in found["rows"]} == {"not compared"}
     assert {one["reason"] for one in found["rows"]} == {"another model"}
     assert len(next(one for one in found["rows"] if one["row"] == "6.layers 50")["measured"]) == 8
+    assert [one["holds"] for one in found["claims"]] == [None] * 4  # one paragraph has no interval
     assert [one["claim"][:40] for one in found["claims"]] == [
         "memorized text has more of its gradient ",
         "other text has more of it between a half",
         "the first third's share rises smoothly w",
         "the largest cell of memorized text is on",
     ]
+
+
+def test_what_it_takes_is_said_beforehand(capsys):
+    class Large:
+        def parts(self):
+            return ["one", "two"]
+
+        left = parts
+
+        def seconds(self, _):
+            return 4 * 3600.0
+
+        def gigabytes(self, _):
+            return 6.4
+
+        def measure(self):
+            return iter([("one", 1.0)])
+
+    inspect.unwrap(reproduce_shown.measure)(Large(), quiet=True)
+    printed = capsys.readouterr().err
+    assert printed == "about 4.0 hours on one core, up to about 6 GB of memory; a killed run goes on\n"
+
+
+def test_claims_that_are_not_tested_and_lower_bounds_say_so(capsys):
+    row = Row(target("8.50"), Measured((0.2,)), "not compared", "another model")
+    reproduce_shown.print_run("x", [row], [Claim("a claim", None, "1", "2", "3")], "end")
+    printed = capsys.readouterr().out
+    assert "not tested" in printed
+    assert "> 0.15" in printed

@@ -5,7 +5,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
 
 
 def test_the_quickstart_runs_as_it_stands(capsys):
-    quickstart, exploring, intervening, looking = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    quickstart, exploring, intervening, looking, checking = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(quickstart.splitlines()) <= 14
     names = {}
     exec(compile(quickstart, "README.md", "exec"), names)
@@ -18,6 +18,9 @@ def test_the_quickstart_runs_as_it_stands(capsys):
     assert names["worth"]["memorized"].sizes == {"paragraph": 4, "layer": 8, "head": 8}
     exec(compile(looking, "README.md", "exec"), names)
     assert "head" in capsys.readouterr().out
+    exec(compile(checking, "README.md", "exec"), names)
+    assert names["swaps"].sizes["row"] == 8
+    assert names["line"].attrs["verdict"]
 
 
 def test_every_linked_file_exists():

@@ -1,7 +1,8 @@
 """The command line, one file per command.
 
 `memhooks study | measure | inspect | perturb | patch | ablate | lens | gradients | attention | unlearn | attack |
-apply | revert | score-localizers | forks | dose | equal-loss | leak | capacity | sinks | extract | reproduce | hooks | audit`.
+apply | revert | score-localizers | forks | dose | equal-loss | leak | capacity | sinks | extract | reproduce |
+hooks | audit`.
 """
 
 import sys

@@ -10,14 +10,13 @@ import typer
 
 from memhooks.cli.options import Model
 from memhooks.cli.sets import Control, Seed, check_set, load_set, load_sets, load_twin, twin_name
-from memhooks.cli.tables import Row, check_outputs, rows_of, save_tree, shown, sources, write_page
+from memhooks.cli.tables import check_outputs, rows_of, save_tree, sources
 from memhooks.errors import InputError
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from memhooks.paragraphs.paragraphs import Paragraphs
 
 _MIRRORS = {("organism", "A"): "B", ("organism-twin", "B"): "A"}
-_BITS_PER_WEIGHT = 3.6
 
 
 def capacity(
@@ -54,9 +53,9 @@ def capacity(
     recitation is involved: half-known text counts by half.
 
     Controls: text that neither model read must come out at 0 (what it has is how much better one model is at
-    language: "beyond control" has it taken away), and what the twin read in its place as far below 0 as the
-    paragraphs are above it. Means are of raw values: setting negative ones to 0 would give bits to text that nobody
-    read ("clipped" shows how many).
+    language: "beyond control" has it taken away, and the verdict begins with that; p of levels are times their
+    number), and what the twin read in its place as far below 0 as the paragraphs are above it. Means are of raw values:
+    setting negative ones to 0 would give bits to text that nobody read ("clipped" shows how many).
 
     Caveats: models trained on random data until nothing more fits are said to hold about 3.6 bits per weight (Morris
     et al., 2025). That is a limit; a small planted set is far from it, and its bits per weight say how much was
@@ -70,12 +69,13 @@ def capacity(
     check_set(beside, model)
     check_outputs({".html": [figure], ".nc": [out]})
 
+    from memhooks.cli.capacity_shown import draw, print_rows, verdict
     from memhooks.truth.capacity import capacity_table, memorized_bits
 
     loaded, sets = load_sets(model, paragraphs, control, n=n, seed=seed, any_rows=True)
     against = load_twin(other, loaded, sets["memorized"])
     if beside != "none":
-        sets["mirror"] = load_set(loaded, beside).sample(n, seed=seed)
+        sets["mirror"] = _cut(load_set(loaded, beside), sets["memorized"], beside).sample(n, seed=seed)
     found = {
         name: memorized_bits(loaded, against, rows, tokens="all" if tokens == "all" else "continuation")
         for name, rows in sets.items()
@@ -85,13 +85,13 @@ def capacity(
     about = sources(model, names, sets) + f"; twin: {other}; {table.attrs['n_scored']} tokens scored of each"
     save_tree(out, found | {"table": table})
     if figure is not None:
-        _draw(figure, about, table)
+        draw(figure, about, table)
     rows = rows_of(table, name="set")
-    verdict = _verdict(rows, table)
+    words = verdict(rows, table)
     if as_json:
-        sys.stdout.write(json.dumps({"verdict": verdict, "rows": rows, "attributes": dict(table.attrs)}) + "\n")
+        sys.stdout.write(json.dumps({"verdict": words, "rows": rows, "attributes": dict(table.attrs)}) + "\n")
     else:
-        _print(about, rows, verdict)
+        print_rows(about, rows, words)
 
 
 def _twin(twin: str | None, model: str, paragraphs: str, tokens: str) -> str:
@@ -109,66 +109,17 @@ def _twin(twin: str | None, model: str, paragraphs: str, tokens: str) -> str:
     return other
 
 
-def _verdict(rows: list[Row], table: "xr.Dataset") -> str:
-    by_name = {str(row["set"]): row for row in rows}
-    own, weights = by_name["memorized"], int(table.attrs["n_parameters"])
-    parts = [
-        f"The {own['n']} paragraphs: {shown(_ends(own, 'total'), ',.0f')} bits held in all, "
-        f"{shown(_ends(own, 'share'), '.0%')} of what the twin needs for them; {_ends(own, 'per_parameter')[0]:.4f} "
-        f"bits per weight of {weights:,} (limit on random data about {_BITS_PER_WEIGHT}, not to be compared: this "
-        "set is small)."
-    ]
-    for name, must in (("control", "read by neither, must be near 0"), ("mirror", "read by the twin alone")):
-        if name in by_name:
-            parts.append(f"{name.capitalize()}, {must}: {shown(_ends(by_name[name], 'bits'), '+.1f')} per paragraph.")
-    return " ".join(parts)
+def _cut(rows: "Paragraphs", like: "Paragraphs", name: str) -> "Paragraphs":
+    """The rows cut to the length and prefix of the memorized ones: bits of longer text are more bits.
 
+    Raises:
+        InputError: they are shorter.
+    """
+    from dataclasses import replace
 
-def _ends(row: Row, name: str) -> list:
-    ends = row[name]
-    return ends if isinstance(ends, list) else [ends, None, None]
-
-
-def _print(about: str, rows: list[Row], verdict: str) -> None:
-    from rich.box import SIMPLE_HEAD
-
-    from memhooks.terminal import print_table, say
-
-    say(f"{about}; means [95 % interval over paragraphs]")
-    say(verdict)
-    held = [
-        {
-            "set": row["set"],
-            "n": row["n"],
-            "bits/paragraph": shown(_ends(row, "bits"), "+.1f"),
-            "of": f"{row['ceiling']:.0f}",
-            "share gone": shown(_ends(row, "share"), ".1%"),
-            "bits/token": shown(_ends(row, "bits_per_token"), "+.2f"),
-        }
-        for row in rows
-    ]
-    print_table("Bits held beyond the twin; of: the twin's code length", held, box=SIMPLE_HEAD)
-    more = [
-        {
-            "set": row["set"],
-            "beyond control": shown(_ends(row, "above_control"), "+.1f"),
-            "p": "?" if row["p_control"] is None else f"{row['p_control']:.2g}",
-            "per doubling of k": shown(_ends(row, "growth"), "+.1f"),
-            "total": f"{_ends(row, 'total')[0]:,.0f}",
-            "clipped": f"{_ends(row, 'clipped')[0]:.1f}",
-        }
-        for row in rows
-    ]
-    print_table("Beyond the control, growth (bits per paragraph), and total bits", more, box=SIMPLE_HEAD)
-    say("clipped: the mean with negative paragraphs set to 0; that it is above 0 for the control is its bias.")
-
-
-def _draw(path: Path, about: str, table: "xr.Dataset") -> None:
-    from memhooks.report.capacity_plots import plot_capacity
-    from memhooks.report.page import Section
-
-    words = (
-        "Bits that the model saves against the twin, which never read the text. Dashed: the twin's own code length, "
-        "all that could be memorized. Text that neither read must lie at 0."
-    )
-    write_page(path, "memhooks capacity", about, [Section("How many bits?", [words], figures=[plot_capacity(table)])])
+    length, there = like.tokens.shape[1], rows.tokens.shape[1]
+    if there < length:
+        raise InputError(f"{name} has paragraphs of {there} tokens, --paragraphs of {length}; they must match")
+    if (there, rows.n_prefix) == (length, like.n_prefix):
+        return rows
+    return replace(rows, tokens=rows.tokens[:, :length], n_prefix=like.n_prefix, text=None)

@@ -45,8 +45,9 @@ def dose(
 
     Each measure's rank correlation with k is asked for four times: as it is; among paragraphs read last at about the
     same time; with the gap since the last reading, among those read equally often; and with k among paragraphs of the
-    same loss. p deals k anew, among neighbours in what is taken out; "p max" holds it against the largest of all
-    measures. Slopes are per doubling. Thresholds: the k at which half of the paragraphs come out.
+    same loss. p deals k anew, among neighbours in what is taken out (not asked of measures of under 15 paragraphs per
+    level or 72 in all: "too few"); "p max" holds it against the largest of all measures. Slopes are per doubling.
+    Thresholds: the k at which half of the paragraphs come out.
 
     Caveats: more readings mean a later last one (both are shown), and the step size fell to zero meanwhile, so that a
     late reading also was a small one. Two paragraphs of the same loss but another k differ in how hard their words

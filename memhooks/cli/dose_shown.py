@@ -51,8 +51,12 @@ def verdict(found: "DoseResponse") -> list[str]:
         if not (rows["question"].values == question).any():
             continue
         named = _significant(rows, condition, question)
+        few = _unasked(rows, condition, question)
         told = "p max <= .05, model minus twin" if condition == "difference" else "p max <= .05; NO TWIN, no control"
-        said.append(f"{words} ({told}): {', '.join(named) or 'nothing'}.")
+        said.append(
+            f"{words} ({told}): {', '.join(named) or 'nothing'}."
+            + (f" Not asked, too few paragraphs: {', '.join(few)}." if few else "")
+        )
     if "twin" in found.tables:
         false = _significant(rows, "twin", None)
         said.append(f"Control, the same under the twin that read none of them: {', '.join(false) or 'nothing'}.")
@@ -75,6 +79,13 @@ def _significant(rows: "xr.Dataset", condition: str, question: str | None) -> li
             strict=True,
         )
     ]
+
+
+def _unasked(rows: "xr.Dataset", condition: str, question: str) -> list[str]:
+    from memhooks.truth.dose.measures import MEASURES
+
+    there = (rows["condition"].values == condition) & (rows["question"].values == question)
+    return [MEASURES[str(name)].words for name in rows["measure"].values[there & rows["too_few"].values]]
 
 
 def _finite(row: Row) -> Row:
@@ -160,7 +171,7 @@ def _by_level(curves: "xr.Dataset", condition: str) -> list[Row]:
 def _tested(statistics: "xr.Dataset", question: str) -> list[Row]:
     """One row per measure: the model's correlation beside the twin's and that of the difference."""
     return [
-        Row(measure=name, memorized=shown(own["memorized"]["correlation"]))
+        Row(measure=name, memorized=_asked(own["memorized"], "correlation"))
         | {"p max": _p(own["memorized"]["p_max"])}
         | ({"twin": shown(own["twin"]["correlation"]), "p": _p(own["twin"]["p"])} if "twin" in own else {})
         | ({"diff.": _point(own["difference"]["correlation"])} if "difference" in own else {})
@@ -172,7 +183,7 @@ def _tested(statistics: "xr.Dataset", question: str) -> list[Row]:
 def _slopes(statistics: "xr.Dataset", question: str) -> list[Row]:
     """One row per measure: its change per doubling under each condition."""
     return [
-        Row(measure=name) | {condition: shown(one["slope"], "+.2g") for condition, one in own.items()}
+        Row(measure=name) | {condition: _asked(one, "slope", "+.2g") for condition, one in own.items()}
         for name, own in _by_measure(statistics, question).items()
     ]
 
@@ -185,6 +196,10 @@ def _by_measure(statistics: "xr.Dataset", question: str) -> dict[str, dict[str, 
     for row in rows_of(asked, name="asked"):
         found.setdefault(MEASURES[str(row["measure"])].words, {})[str(row["condition"])] = row
     return found
+
+
+def _asked(row: dict[str, Any], name: str, form: str = "+.2f") -> str:
+    return "too few" if row["too_few"] else shown(row[name], form)
 
 
 def _point(ends: list) -> str:

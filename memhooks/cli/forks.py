@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memhooks.cli.options import Model
-from memhooks.cli.sets import Memorized, Seed, check_set, load_set, load_sets
+from memhooks.cli.sets import Memorized, Seed, check_set
 from memhooks.cli.tables import check_outputs, save_tree
 from memhooks.errors import InputError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
-
-_N_RETAIN, _N_NULL = 12, 128
 
 
 def forks(
@@ -32,7 +30,7 @@ def forks(
         str, typer.Option(help="What --other recites and --model never read; as --paragraphs.")
     ] = "B",
     control: Annotated[str, typer.Option(help="Text that neither has read; as --paragraphs.")] = "C",
-    n: Annotated[int, typer.Option("--n", min=2, help="Paragraphs of each set.")] = 12,
+    n: Annotated[int, typer.Option("--n", min=2, help="Paragraphs of each set.")] = 10,
     seed: Seed = 0,
     fraction: Annotated[
         list[float] | None,
@@ -68,21 +66,23 @@ def forks(
     anything, and swaps are not interpretable. The last table is counterfactual memorization: NLL without having read a
     paragraph minus with it, by readings; two models are one draw each.
 
-    Caveats: removing is easy, for a chain breaks at any link, so look at `brings`, too. Effects of single parts
-    need not add up. Layer norms and embeddings are exchanged with `everything` alone, and for themselves.
+    Caveats: removing is easy, for a chain breaks at any link: `removes` speaks of sensitivity, `brings` of storage.
+    Other recited text is drawn with as many readings. Effects of single parts need not add up. Layer norms and
+    embeddings are exchanged with `everything` alone, and for themselves.
 
     Examples: `memhooks forks --figure forks.html --out forks.nc`; `memhooks forks --model path/one --other path/two
     --paragraphs one.pt --other-paragraphs two.pt --control neither.pt --n 8`
     """
-    fractions = sorted(fraction or (0.001, 0.01, 0.1))
+    fractions = sorted(set(fraction or (0.001, 0.01, 0.1)))
     _check_options(model, other, (other_paragraphs, control), fractions)
     check_outputs({".html": [figure], ".nc": [out]})
 
+    from memhooks.cli.forks_sets import load_forks, load_read
     from memhooks.cli.forks_shown import draw, print_tables, tables
 
-    loaded, fork, sets = _load(model, other, (paragraphs, other_paragraphs, control), n, seed)
-    whole = {"memorized": paragraphs, "mirror": other_paragraphs, "control": control}
-    read = {name: _per_count(load_set(loaded, one), n, seed) for name, one in whole.items()}
+    named = (paragraphs, other_paragraphs, control)
+    loaded, fork, sets = load_forks(model, other, named, n, seed)
+    read = load_read(loaded, named, n, seed)
     found = _measured(loaded, fork, sets, read, {"fractions": fractions, "seed": seed}, single, learned=learned)
     about = f"{model} and {other}; " + ", ".join(f"{name}: {len(rows)}" for name, rows in sets.items())
     save_tree(out, found)
@@ -110,46 +110,6 @@ def _check_options(model: str, other: str, named: tuple[str, str], fractions: li
         raise InputError(f"--fraction must lie between 0 and 1, got {wrong[0]:g}")
 
 
-def _load(
-    model: str, other: str, named: tuple[str, str, str], n: int, seed: int
-) -> "tuple[HookedModel, HookedModel, dict[str, Paragraphs]]":
-    """Both models, and what is recited, recited as well, to be kept, mirrored and never read.
-
-    Raises:
-        InputError: fewer than 3 paragraphs are recited, or 2 are left for the control.
-    """
-    import torch
-
-    loaded, own = load_sets(model, named[0], named[2], n=2 * n + _N_RETAIN, seed=seed)
-    fork, theirs = load_sets(other, named[1], "none", n=n, seed=seed)
-    there = {name: len(rows) for name, rows in own.items()}
-    if there["memorized"] < 3 or there["control"] < 2:
-        raise InputError(
-            f"3 recited paragraphs and 2 of the control are needed, got {there['memorized']} and {there['control']}"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    recited, unread = (own[name].select(torch.randperm(there[name], generator=generator)) for name in own)
-    n_target, n_control = min(n, len(recited) // 3), min(n, len(unread) // 2)
-    target, others, kept = recited.parts(n_target, n_target, min(_N_RETAIN, len(recited) - 2 * n_target))
-    control, unread_kept = unread.parts(n_control, min(_N_RETAIN, len(unread) - n_control))
-    sets = {"memorized": target, "mirror": theirs["memorized"], "control": control}
-    return loaded, fork, sets | {"others": others, "retain": kept.joined(unread_kept)}
-
-
-def _per_count(rows: "Paragraphs", n: int, seed: int) -> "Paragraphs":
-    """Up to `n` paragraphs of each count; where it is 0 or unknown, so many that their quantiles can be told."""
-    if rows.counts is None:
-        return rows.sample(_N_NULL, seed=seed)
-    import torch
-
-    kept = []
-    for count in sorted(set(rows.counts)):
-        here = torch.tensor([place for place, one in enumerate(rows.counts) if one == count])
-        order = torch.randperm(len(here), generator=torch.Generator().manual_seed(seed))[: n if count else _N_NULL]
-        kept.append(here[order.sort().values])
-    return rows.select(torch.cat(kept))
-
-
 def _measured(
     model: "HookedModel",
     other: "HookedModel",
@@ -163,22 +123,26 @@ def _measured(
     from memhooks.localize.localizers import LOCALIZERS
     from memhooks.paragraphs.splits import clusters
     from memhooks.truth.forks.counterfactual import counterfactual_memorization
-    from memhooks.truth.forks.curves import single_targets, swap_curves
+    from memhooks.truth.forks.curves import SETS, single_targets, swap_curves
     from memhooks.truth.forks.line import loss_along_line
     from memhooks.truth.forks.ranking import localizer_agreement
     from memhooks.truth.forks.scored import QUICK, localized
+    from memhooks.truth.forks.sets import batch
     from memhooks.truth.forks.swap_parts import swap_parts
 
     seed, fractions = asked["seed"], asked["fractions"]
     triple = {name: sets[name] for name in ("memorized", "mirror", "control")}
+    compared = {"target": sets["memorized"], "others": sets["others"], "control": sets["control"]}
+    for one, names in ((triple, tuple(triple)), (compared, SETS)):
+        batch(one, names)  # refuses text that is in two sets before anything is measured
     found = {"line": loss_along_line(model, other, triple, seed=seed)}
     found["parts"] = swap_parts(model, other, triple, seed=seed)
     target, retain = sets["memorized"], sets["retain"]
     scores = localized(model, other, target, retain, localizers=LOCALIZERS if learned else QUICK, seed=seed)
-    compared = {"target": target, "others": sets["others"], "control": sets["control"]}
     found["curves"] = swap_curves(model, other, compared, scores, fractions=fractions, seed=seed)
     near = clusters(target).numpy()
     found["agreement"] = localizer_agreement(model, found["parts"], scores, clusters=near, seed=seed)
+    del scores  # a copy of the weights for each localizer
     if single:
         few = compared | {"target": target.select(slice(0, single)), "others": sets["others"].select(slice(0, 8))}
         middle = fractions[len(fractions) // 2]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memhooks.cli.tables import Row, rows_of, shown, write_page
+from memhooks.cli.tables import Row, plain, rows_of, shown, write_page
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,7 +19,7 @@ _SHOWN = {"layer": 8, "attention": 2, "mlp": 2, "head": 3, "matrix": 3, "kind": 
 def tables(found: "Results") -> dict[str, Any]:
     """All results as JSON has them."""
     made: dict[str, Any] = {"verdict": verdict(found), "interpretable": bool(found["line"].attrs["interpretable"])}
-    made["barrier"] = [float(found["line"][f"barrier{end}"]) for end in ("", "_low", "_high")]
+    made["barrier"] = plain([float(found["line"][f"barrier{end}"]) for end in ("", "_low", "_high")])
     for name, label in (
         ("line", "share"),
         ("parts", "part"),
@@ -31,7 +31,8 @@ def tables(found: "Results") -> dict[str, Any]:
             made[name] = rows_of(_by_row(found[name]), name=label)
     table = _by_row(found["counterfactual"])
     made["counterfactual"] = rows_of(table, name="set")
-    made["threshold"] = float(found["counterfactual"]["threshold"])
+    made["threshold"] = plain([float(found["counterfactual"]["threshold"])])[0]
+    made["n_null"] = int(found["counterfactual"]["n_null"])
     return made
 
 
@@ -41,11 +42,18 @@ def _by_row(result: "xr.Dataset") -> "xr.Dataset":
 
 def verdict(found: "Results") -> list[str]:
     """All sentences: the line, the parts, every localizer."""
+    return [one for said in _said(found) for one in said]
+
+
+def _said(found: "Results") -> tuple[list[str], list[str], list[str]]:
+    """What the line, the parts and the localizers say; parts and localizers nothing where the line is not smooth."""
     from memhooks.truth.forks.verdict import localizer_verdict, parts_verdict
 
-    curves = found["curves"]
-    said = [str(found["line"].attrs["verdict"]), *parts_verdict(found["parts"])]
-    return said + localizer_verdict(curves, found["agreement"], fraction=_middle(curves))
+    about, curves = found["line"].attrs, found["curves"]
+    gate = {"interpretable": bool(about["interpretable"]), "tolerance": float(about["tolerance"])}
+    parts = parts_verdict(found["parts"], **gate)
+    named = localizer_verdict(curves, found["agreement"], fraction=_middle(curves), **gate)
+    return [str(about["verdict"])], parts, named
 
 
 def _middle(curves: "xr.Dataset") -> float:
@@ -91,13 +99,16 @@ def print_tables(about: str, found: "Results") -> None:
     print_table(
         "Do localizers rank parts as swaps do? Spearman", [_ranked(row) for row in made["agreement"]], box=SIMPLE_HEAD
     )
-    say("p: one-sided, of the largest of all localizers under permuted parts; at equal size: size taken out.")
+    say(
+        "losses: Spearman with what a part removes (sensitivity), gains: with what it brings (storage); size out: size "
+        "taken out. p: one-sided, parts permuted within kinds, largest of all localizers."
+    )
     print_table(
         "Counterfactual memorization, nats per token, by readings",
         [_read(row) for row in made["counterfactual"]],
         box=SIMPLE_HEAD,
     )
-    say(f"above: share above {made['threshold']:+.2f}, the 97.5 % quantile of never-read text; one model a side.")
+    say(_above(made["threshold"], made["n_null"]))
     for sentence in made["verdict"]:
         say(sentence)
 
@@ -142,23 +153,27 @@ def _single(row: Row) -> Row:
 
 
 def _ranked(row: Row) -> Row:
-    partial = "?" if row["partial"] is None else f"{row['partial']:+.2f}"
-    return Row(
-        {
-            "parts": f"{row['cut']} ({row['n_parts']})",
-            "localizer": row["localizer"],
-            "Spearman": shown(row["spearman"]),  # pyright: ignore[reportArgumentType]
-            "p": "?" if row["p"] is None else f"{row['p']:.2g}",
-            "at equal size": partial,
-            "p ": "?" if row["p_partial"] is None else f"{row['p_partial']:.2g}",
-            "first (rank)": f"{row['first']} ({row['rank_of_first']})",
-        }
-    )
+    cut = {"attention and MLP": "blocks"}.get(str(row["cut"]), row["cut"])
+    cells = Row({"parts": f"{cut} ({row['n_parts']})", "localizer": row["localizer"]})
+    for words, suffix in (("losses", ""), ("gains", "_brings")):
+        cells[words] = "?" if row[f"spearman{suffix}"][0] is None else f"{_first(row[f'spearman{suffix}']):+.2f}"  # pyright: ignore
+        cells[f"{words}\nsize out"] = shown(row[f"partial{suffix}"])  # pyright: ignore[reportArgumentType]
+        cells[f"p\n{words}"] = "?" if row[f"p_partial{suffix}"] is None else f"{row[f'p_partial{suffix}']:.2g}"
+    return cells
+
+
+def _above(threshold: float | None, n: int) -> str:
+    if threshold is None:
+        return f"above: not told, for that takes 39 never-read paragraphs (no near-duplicates), here {n}."
+    return f"above: share above {threshold:+.2f}, the 97.5 % conformal threshold of never-read text; one model a side."
 
 
 def _read(row: Row) -> Row:
     cells = Row({"set": row["set"], "n": row["n"], "NLL difference": shown(row["mean"])})  # pyright: ignore[reportArgumentType]
-    return cells | {"EM difference": f"{row['em']:+.1f}", "above": f"{row['above']:.0%}"}
+    return cells | {
+        "EM difference": f"{row['em']:+.1f}",
+        "above": "" if row["above"] is None else f"{row['above']:.0%}",
+    }
 
 
 def draw(path: Path | None, about: str, found: "Results") -> None:
@@ -168,10 +183,11 @@ def draw(path: Path | None, about: str, found: "Results") -> None:
     from memhooks.report import fork_plots as plots
     from memhooks.report.page import Section
 
+    line, parts, named = _said(found)
     sections = [
-        Section("Is there a hill between the forks?", [verdict(found)[0]], figures=[plots.plot_line(found["line"])]),
-        Section("What does each part carry?", verdict(found)[1:6], figures=plots.plot_swaps(found["parts"])),
-        Section("Do localizers point there?", verdict(found)[6:], figures=[plots.plot_agreement(found["curves"])]),
+        Section("Is there a hill between the forks?", line, figures=[plots.plot_line(found["line"])]),
+        Section("What does each part carry?", parts, figures=plots.plot_swaps(found["parts"])),
+        Section("Do localizers point there?", named, figures=[plots.plot_agreement(found["curves"])]),
         Section("What is owed to having read it?", figures=[plots.plot_counterfactual(found["counterfactual"])]),
     ]
     write_page(path, "memhooks forks", about, sections)

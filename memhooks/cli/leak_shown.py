@@ -41,29 +41,37 @@ def tables(found: "Leak", *, queries: int, seed: int) -> dict[str, Any]:
 def verdict(onset: list[Row], queries: int) -> list[str]:
     """From which repetition on text leaks, beside the paragraphs that were never read, in words."""
     rows: list[Mapping[str, Any]] = list(onset)
-    control = rows[0]
-    said = []
-    before = sum(int(row["before"]) for row in rows)
-    n = sum(int(row["n"]) for row in rows)
-    said.append(f"Recited or extractable before any reading: {before} of {n} paragraphs.")
-    for name, words in (("recited", "recited in full"), ("extractable", f"extractable with {queries} samples")):
-        first = next((row for row in rows[1:] if row[f"ever_{name}"][0] > 0), None)
-        half = next((row for row in rows[1:] if row[f"ever_{name}"][0] >= 0.5), None)
-        never = shown(control[f"ever_{name}"], ".0%")
-        if first is None:
-            said.append(f"No paragraph became {words} at any level; never read: {never}.")
-            continue
-        said.append(
-            f"First {words}: at {first['level']} repetitions (step {first[f'first_step_{name}']:.0f}, after "
-            f"{first[f'first_read_{name}']:.0f} readings); half of the paragraphs: "
-            + (f"at {half['level']}" if half else "at no level")
-            + f"; never read (control): {never}."
-        )
-    moved = [str(row["level"]) for row in rows[1:] if row["p_all"] is not None and row["p_all"] <= _LEVEL]
-    said.append(
-        f"NLL falls otherwise than without reading (p, all levels, <= .05) at: {', '.join(moved) or 'no level'}."
-    )
+    before, n = (sum(int(row[name]) for row in rows) for name in ("before", "n"))
+    said = [f"Recited or extractable before any reading, and left out: {before} of {n} paragraphs."]
+    said += [
+        _onset(rows, name, words)
+        for name, words in (("recited", "recited in full"), ("extractable", f"extractable with {queries} samples"))
+    ]
+    moved = [row for row in rows[1:] if row["p_all"] is not None and row["p_all"] <= _LEVEL]
+    for way, sign in (("more", -1), ("less", 1)):
+        levels = [str(row["level"]) for row in moved if row["difference"][0] * sign > 0]
+        said.append(f"NLL falls {way} than without reading (p, all levels, <= .05) at: {', '.join(levels) or 'none'}.")
     return said
+
+
+def _onset(rows: list[Mapping[str, Any]], name: str, words: str) -> str:
+    """From which level on more comes out than at level 0."""
+    never = f"never read (control): {shown(rows[0][f'ever_{name}'], '.0%')}."
+    told = "than never read (Fisher's exact test, all levels, p <= .05)"
+    above = [row for row in rows[1:] if row[f"p_ever_all_{name}"] <= _LEVEL]
+    if not above:
+        most = max(rows[1:], key=lambda row: row[f"ever_{name}"][0] or 0)
+        return f"No level became {words} more often {told}; most: {_most(most, name)}; {never}"
+    first, half = above[0], next((row for row in above if row[f"ever_{name}"][0] >= 0.5), None)
+    return (
+        f"More often {words} {told}: first at {first['level']} repetitions, {shown(first[f'ever_{name}'], '.0%')} "
+        f"(from step {_whole(first[f'first_step_{name}'])}, after {_whole(first[f'first_read_{name}'])} readings); "
+        f"half of the paragraphs: {'at ' + str(half['level']) if half else 'at no level'}; {never}"
+    )
+
+
+def _most(row: Mapping[str, Any], name: str) -> str:
+    return f"{shown(row[f'ever_{name}'], '.0%')} at {row['level']}"
 
 
 def print_tables(about: str, found: Mapping[str, Any]) -> None:
@@ -73,6 +81,7 @@ def print_tables(about: str, found: Mapping[str, Any]) -> None:
     from memhooks.terminal import print_table, say
 
     say(f"{about}; [95 % interval]; extractable: among {found['queries']} samples with probability 1/2")
+    say("shares and onset are of paragraphs that did not come out before any reading")
     print_table("Share that comes out, by repetitions", [_share(row) for row in found["levels"]], box=SIMPLE_HEAD)
     print_table("When, for how long, and what reading does", [_when(row) for row in found["levels"]], box=SIMPLE_HEAD)
     for name, words, form in (

@@ -11,12 +11,13 @@ from memhooks.cli.tables import write_page
 from memhooks.report.page import Section
 from memhooks.report.published_plots import plot_layer_sums, plot_published
 from memhooks.terminal import print_table, say
-from memhooks.truth.published.claims import Claim
+from memhooks.truth.published.claim import Claim
 from memhooks.truth.published.run import Run
 from memhooks.truth.published.tables import claims_as_json
 from memhooks.truth.published.verdicts import Row
 
 _WORTH_SAYING = 60  # seconds
+_HOLDS = {True: "yes", False: "no", None: "not tested"}
 
 
 def measure(run: Run, *, quiet: bool) -> None:
@@ -29,7 +30,8 @@ def measure(run: Run, *, quiet: bool) -> None:
     if seconds > _WORTH_SAYING:
         done = len(parts) - len(left)
         already = f" ({done} of {len(parts)} parts are done)" if done else ""
-        sys.stderr.write(f"about {_duration(seconds)} on one core{already}; a killed run goes on\n")
+        memory = f", up to about {gigabytes:.0f} GB of memory" if (gigabytes := run.gigabytes(left)) >= 1 else ""
+        sys.stderr.write(f"about {_duration(seconds)} on one core{memory}{already}; a killed run goes on\n")
     for number, (name, took) in enumerate(run.measure(), start=1):
         if not quiet:
             say(f"[{number}/{len(left)}] {name:<22} {took:7.1f} s")
@@ -50,7 +52,7 @@ def print_run(about: str, rows: Sequence[Row], claims: Sequence[Claim], summary:
     if claims:
         # The first column is never wrapped, so it is the shortest.
         shown = [
-            {"holds": "yes" if one.holds else "no", "claim": one.text, "measured": one.measured,
+            {"holds": _HOLDS[one.holds], "claim": one.text, "measured": one.measured,
              "control": one.control, "paper": one.published}
             for one in claims
         ]  # fmt: skip
@@ -82,7 +84,7 @@ def _line(row: Row) -> dict[str, object]:
     return {
         "row": target.number,
         "quantity": target.quantity,
-        "published": _numbers(target.published),
+        "published": "> " * target.bound + _numbers(target.published),
         "measured": ours,
         "verdict": verdict,
     }

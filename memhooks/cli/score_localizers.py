@@ -54,15 +54,17 @@ def score_localizers(
     recited in full at below 0.1; there little gradient is left, and which weights have it is a matter of rounding.
 
     DEL: what a localizer names is set to zero. Selectivity is the NLL that the target gains, less what other recited
-    text gains. `natural` are paragraphs that the model recites by itself, where nobody knows what was written.
+    text has gained since before the writing; if it has lost, nothing is added. `natural` are paragraphs that the model
+    recites by itself, where nobody knows what was written.
 
     Regions: `random` weights, `neurons` of one layer, one `head`; `decoy`: another paragraph was written into other
     weights before, so that who finds anything written finds it as often; `easy`: the weights are made outliers first,
-    and must be found. `weight_change` knows the model before; it and `random_scores` are references, not localizers.
+    and must be found. References, not localizers: `weight_change` knows the model before, `weight_outlier` sees which
+    weights stand out but no text, `random_scores` is blind. Below 6 injections there is no p.
 
     Caveats: writing into few weights is not how text is learned in training; nothing holds other text meanwhile, so
-    the injection itself costs it (shown). Few weights that had to move far stand out by size alone. Localizers that
-    rank MLP weights alone do not apply to a head.
+    the injection itself costs it (shown), and to delete it gives that back (not counted). Few weights that had to move
+    far stand out by size alone. Localizers that rank MLP weights alone do not apply to a head.
 
     Examples: `memhooks score-localizers --figure truth.html`;
     `memhooks score-localizers --regions head --n-injections 5 --folder runs/heads`;
@@ -110,14 +112,17 @@ def _texts(model: str, unread: str | None, recited: str | None) -> tuple[str, st
 
 
 def _check_regions(regions: str) -> None:
-    """Refuse what is no region.
+    """Refuse what is no region, and doubles.
 
     Raises:
-        InputError: one is not.
+        InputError: one is not, or is named twice.
     """
-    for name in regions.split(","):
+    names = regions.split(",")
+    for name in names:
         if name not in _REGIONS:
             raise InputError(f"regions are {', '.join(_REGIONS)}, separated by commas without spaces, got {name!r}")
+        if names.count(name) > 1:
+            raise InputError(f"each region can be asked for once, got {name!r} {names.count(name)} times")
 
 
 def _fully(plan: "Plan") -> "Plan":

@@ -2,19 +2,21 @@
 
 # Heavy imports stay inside the functions, as in the commands.
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memhooks.cli.tables import Row, plain, rows_of, shown, stacked, token_texts, write_page
+from memhooks.cli.sinks_measured import DROPS, changes
+from memhooks.cli.sinks_verdict import mean_of, verdict
+from memhooks.cli.tables import Row, plain, rows_of, shown, token_texts, write_page
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from memhooks.cli.sinks import Found
+    from memhooks.cli.sinks_measured import Found
     from memhooks.model.loading import HookedModel
 
 _N_HEADS = 8
-_NAMED = ("rare tokens", "worth to memorized")
 
 
 def as_tables(found: "Found", model: "HookedModel", *, seed: int) -> dict[str, Any]:
@@ -23,18 +25,32 @@ def as_tables(found: "Found", model: "HookedModel", *, seed: int) -> dict[str, A
     for column, values in found.columns.items():
         for row, value in zip(heads, plain(values), strict=True):
             row[column] = value
-    for row, change in zip(heads, _changes(found, seed), strict=True):
+    for row, change in zip(heads, changes(found, seed), strict=True):
         row |= change
-    heads.sort(key=lambda row: -_mean(row["memorized"]))
+    heads.sort(key=lambda row: -mean_of(row["memorized"]))
+    own = found.massive["memorized"]
     tables = {
         "massive": [row for name, one in found.massive.items() for row in _massive(name, one, model)],
         "heads": heads,
         "coincidence": found.coincidences,
         "rare_token_heads": found.verdicts,
-        "held": {site: rows_of(one, name="set") for site, one in found.held.items()},
+        "n_massive": {site: int(own["n_distinct"].sel(site=site)) for site in own["site"].values.tolist()},
+        "held": {site: rows_of(one["held"], name="set") for site, one in found.held.items()},
+        "contrast": {
+            site: rows_of(one["contrast"], name="reference") for site, one in found.held.items() if "contrast" in one
+        },
         "units": found.units,
     }
-    return tables | {"verdict": _verdict(tables)}
+    return tables | {"verdict": verdict(tables)}
+
+
+def finite(value: object) -> object:
+    """The same with None for numbers that JSON lacks: NaN and infinity (a layer's median may be 0)."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _massive(name: str, one: "xr.Dataset", model: "HookedModel") -> list[Row]:
@@ -49,54 +65,6 @@ def _massive(name: str, one: "xr.Dataset", model: "HookedModel") -> list[Row]:
                 | {"token": token_texts(model, [int(cell["token"])])[0], "n_massive": int(cell["n_massive"])}
             )
     return rows
-
-
-def _changes(found: "Found", seed: int) -> list[Row]:
-    """By how much each head's rare-token correlation changes without a key, paired, with intervals."""
-    from memhooks.measure.intervals import bootstrap_mean
-
-    own, columns = found.without["memorized"], {}
-    for drop in ("position 0", "massive", "strongest"):
-        for short, name in (("", "spearman"), (", distance out", "partial_spearman")):
-            change = (own[drop][name] - own["nothing"][name]).values
-            ends = bootstrap_mean(change.reshape(len(change), -1), seed=seed)
-            columns[f"change without {drop}{short}"] = stacked(*ends)
-    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-
-
-def _verdict(tables: Mapping[str, Any]) -> str:
-    own = [row for row in tables["massive"] if row["set"] == "memorized"]
-    n = sum(row["n_massive"] for row in own)
-    top = max(own, key=lambda row: row["ratio"])
-    words = [
-        f"{n or 'No'} massive activation{'' if n == 1 else 's'} by the published definition; the largest is "
-        f"{top['largest']:.1f}, {top['ratio']:.0f} times the median ({top['site']} L{top['layer']}, "
-        f"unit {top['unit']})."
-    ]
-    sinks = [row for row in tables["heads"] if row["is_sink"]]
-    far = [row["head_name"] for row in sinks if not row["local"]]
-    words.append(
-        f"Sink heads (more than 0.3 on position 0): {len(sinks)} of {len(tables['heads'])}, {len(far)} of them in "
-        f"global layers{': ' + ', '.join(far[:10]) if far else ''}."
-    )
-    with_it, without = (set(tables["rare_token_heads"][key]) for key in ("all keys", "without position 0"))
-    changed = sorted(with_it ^ without)
-    words.append(
-        f"Rare-token heads: {len(with_it)} with position 0, {len(without)} without it; {len(changed)} change "
-        f"({', '.join(changed[:10]) or 'none'})."
-    )
-    significant = [row["pair"] for row in tables["coincidence"] if row["p_within_layer"] <= 0.05]
-    words.append(
-        f"Sink strength goes with, within layers (p <= .05): {'; '.join(significant) or 'nothing asked here'}."
-    )
-    for site, rows in tables["held"].items():
-        ends = {row["set"]: row for row in rows}
-        lost = "; ".join(
-            f"{name} {_mean(row['nll_rise']):+.2f} (random {_mean(row['nll_rise_random']):+.2f})"
-            for name, row in ends.items()
-        )
-        words.append(f"Outstanding units of {site} held at their mean, NLL rise: {lost}.")
-    return " ".join(words)
 
 
 def print_tables(about: str, tables: Mapping[str, Any]) -> None:
@@ -118,21 +86,34 @@ def print_tables(about: str, tables: Mapping[str, Any]) -> None:
         print_table(f"{site}: largest magnitude (times the median)", list(by_layer.values()), box=SIMPLE_HEAD)
     print_table("Attention on position 0, mean over those that see it", _sink_rows(tables), box=SIMPLE_HEAD)
     pairs = [
-        {"over heads": row["pair"], "rho": f"{row['spearman']:+.2f}"}
-        | {"p": f"{row['p']:.2g}", "p within layers": f"{row['p_within_layer']:.2g}"}
+        {"over heads": row["pair"], "rho": f"{row['spearman']:+.2f}", "p": f"{row['p']:.2g}"}
+        | {"within layers": f"{row['spearman_within']:+.2f}", "p ": f"{row['p_within_layer']:.2g}"}
+        | {"corrected": f"{row['p_corrected']:.2g}"}
         for row in tables["coincidence"]
     ]
     print_table("Do sinks coincide with what other commands find?", pairs, box=SIMPLE_HEAD)
     say("rare tokens: negative correlations mean rare tokens, so a negative rho means that sink heads have more of it.")
-    print_table("Rare-token correlation without a key (change [95 %])", _change_rows(tables), box=SIMPLE_HEAD)
+    print_table("Rare-token correlation without a key: change (null)", _change_rows(tables), box=SIMPLE_HEAD)
+    say(
+        "null: the change without the key of the mirrored rank, which pulls as hard and is no sink. Changes are told "
+        f"from it (*) at p <= .05, times {len(tables['heads'])} heads; all others are nothing."
+    )
     for site, rows in tables["held"].items():
         held = [
-            {"set": row["set"]}
-            | {"NLL rise": shown(row["nll_rise"]), "random": shown(row["nll_rise_random"])}
-            | {"EM lost": shown(row["em_drop"], ".1f"), "random ": shown(row["em_drop_random"], ".1f")}
+            {"text at mean of": str(row["set"]).replace(" at ", ", ")}
+            | {"NLL rise": shown(row["nll_rise"]), "matched": f"{mean_of(row['nll_rise_matched']):+.2f}"}
+            | {"random": f"{mean_of(row['nll_rise_random']):+.2f}", "beyond random": shown(row["more_than_random"])}
+            | {"EM lost": f"{mean_of(row['em_drop']):.1f}", "matched ": f"{mean_of(row['em_drop_matched']):.1f}"}
             for row in rows
         ]
-        print_table(f"{site}: {', '.join(tables['units'][site])} held at their mean", held, box=SIMPLE_HEAD)
+        print_table(f"{site}: {', '.join(tables['units'][site])} held at a mean", held, box=SIMPLE_HEAD)
+        contrast = [
+            {"both at the mean of": row["reference"], "NLL rise": shown(row["nll_rise"])}
+            | {"beyond matched units": shown(row["more_than_matched"])}
+            for row in tables["contrast"].get(site, [])
+        ]
+        if contrast:
+            print_table(f"{site}: memorized minus control (own: each at its own)", contrast, box=SIMPLE_HEAD)
 
 
 def _leading(tables: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -157,14 +138,15 @@ def _change_rows(tables: Mapping[str, Any]) -> list[Row]:
     heads = sorted(tables["heads"], key=lambda row: row["rare tokens"])[:_N_HEADS]
     return [
         Row({"head": row["head_name"], "rho": f"{row['rare tokens']:+.2f}"})
-        | {f"without {drop}": shown(row[f"change without {drop}"]) for drop in ("position 0", "massive", "strongest")}
+        | {f"without {drop} (null)": _beside_null(row, drop) for drop in DROPS}
         for row in heads
     ]
 
 
-def _mean(value: object) -> float:
-    """The first of [mean, low, high]."""
-    return float(value[0]) if isinstance(value, list) else 0.0
+def _beside_null(row: Mapping[str, Any], drop: str) -> str:
+    p = row[f"p beyond null without {drop}"]
+    mark = "*" if p is not None and p <= 0.05 else ""
+    return f"{mean_of(row[f'change without {drop}']):+.3f} ({mean_of(row[f'null without {drop}']):+.3f}){mark}"
 
 
 def draw(path: Path | None, about: str, found: "Found") -> None:

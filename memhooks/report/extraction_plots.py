@@ -27,15 +27,17 @@ def plot_extraction(results: Results, *, sampler: str = "temperature 1", p: floa
         height=480,
     )
     for name, one in results.items():
-        cell = one.sel(site=sampler, draw=p)
+        cell = one.sel(sampler=sampler, p=p)
         add_line_(
-            drawing, name, one["query"].values.tolist(), *(cell[f"share{e}"].values for e in ("", "_low", "_high"))
+            drawing, name, one["queries"].values.tolist(), *(cell[f"share{e}"].values for e in ("", "_low", "_high"))
         )
     return drawing.update_xaxes(type="log", dtick=1).update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
 
 
 def plot_prefix_length(results: Results) -> go.Figure:
-    """EM after the last m tokens of the prefix alone, with bands.
+    """EM after the last m tokens of the prefix alone, with bands; dashed: in place, after other text.
+
+    Alone they begin at position 0, so the lines differ by position and the dashed ones by lost tokens.
 
     Args:
         results: of `prefix_length_curve` by set.
@@ -43,13 +45,21 @@ def plot_prefix_length(results: Results) -> go.Figure:
     length = int(next(iter(results.values())).attrs["n_continuation"])
     drawing = figure(
         title="How much of the prefix does recitation need?",
-        x="last tokens of the prefix that are given",
+        x="last tokens of the prefix that are given (alone: from position 0)",
         y=f"exact match, tokens of {length}",
         height=480,
     )
-    for name, one in results.items():
+    for place, (name, one) in enumerate(results.items()):
         ends = (one[f"exact_match{end}"].values for end in ("", "_low", "_high"))
         add_line_(drawing, name, one["row"].values.tolist(), *ends)
+        if "exact_match_in_place" in one:
+            drawing.add_scatter(
+                x=one["row"].values.tolist(),
+                y=one["exact_match_in_place"].values,
+                mode="lines",
+                name=f"{name_of(name)}, in place after other text",
+                line={"color": colour_of(name, place), "dash": "dash"},
+            )
     return drawing
 
 

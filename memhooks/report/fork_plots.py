@@ -107,12 +107,9 @@ def plot_counterfactual(found: xr.Dataset) -> go.Figure:
             error_y={"array": high - mean, "arrayminus": mean - low, "color": colour},
             hovertemplate="mean %{y:.2f}<extra></extra>",
         )
-    drawing.add_hrect(
-        y0=-float(found["threshold_mirror"]),
-        y1=float(found["threshold"]),
-        fillcolor=faded(COLOURS["control"]),
-        line_width=0,
-    )
+    ends = [-float(found["threshold_mirror"]), float(found["threshold"])]
+    if not np.isnan(ends).any():  # too few never-read paragraphs for a band
+        drawing.add_hrect(y0=ends[0], y1=ends[1], fillcolor=faded(COLOURS["control"]), line_width=0)
     words = [str(one) if one else "none" for one in counts]
     return drawing.update_xaxes(tickvals=list(place.values()), ticktext=words)
 

@@ -1,5 +1,6 @@
 """Figures of localizers against written weights: what they find, and what is lost without what they name."""
 
+import json
 from html import escape
 
 import numpy as np
@@ -12,7 +13,7 @@ from memhooks.report.theme import COLOURS, TEMPLATE
 _MOMENTS = {"early": ("circle-open", COLOURS["control_own"], 0.2), "solved": ("circle", COLOURS["memorized"], 0.0)}
 _SETS = {
     "target": (COLOURS["memorized"], "the target", 0.22),
-    "others": (COLOURS["natural"], "other recited text", 0.0),
+    "others_net": (COLOURS["natural"], "other recited text, since before the writing", 0.0),
     "language": (COLOURS["held_out"], "never-read text", -0.22),
 }
 _ROW, _AROUND = 26, 240  # pixels of one localizer, and of title, axes and legend
@@ -20,6 +21,8 @@ _ROW, _AROUND = 26, 240  # pixels of one localizer, and of title, axes and legen
 
 def plot_recall(table: xr.Dataset) -> go.Figure:
     """Recall of every localizer with 95 % intervals, a panel per region, both moments, beside a matched random mask.
+
+    Where there is a decoy, its recall stands beside: who finds it as often does not find the text.
 
     Args:
         table: of `recall_table`.
@@ -55,6 +58,16 @@ def plot_recall(table: xr.Dataset) -> go.Figure:
             row=1,
             col=column,
         )
+        if not np.isnan(blind["decoy_recall"]).all():
+            drawing.add_scatter(
+                x=blind["decoy_recall"].values,
+                y=np.array(places) - 0.2,
+                mode="markers",
+                marker={"symbol": "diamond-open", "color": COLOURS["natural"], "size": 8},
+                name="the decoy's weights, solved",
+                row=1,
+                col=column,
+            )
         asked = {str(one) for one in _some(table, region, "solved")["localizer"].values}
         for name in set(names) - set(_applies(table, region)):
             drawing.add_annotation(
@@ -69,11 +82,14 @@ def plot_recall(table: xr.Dataset) -> go.Figure:
         chance = float(table["chance"].values[table["region"].values == region].mean())
         drawing.add_vline(x=chance, line={"dash": "dot", "color": "#888", "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType]
     drawing.update_xaxes(range=[-0.03, 1.05], title_text="recall@k")
-    return _finished(drawing, names, "Do localizers find the written weights? (dotted: chance)")
+    title = "Do localizers find the written weights? (dotted: chance; *: no localizer)"
+    return _finished(drawing, _starred(table, names), title)
 
 
 def plot_deletion(table: xr.Dataset) -> go.Figure:
     """NLL rise of target, other recited text and never-read text without what each localizer names, by region.
+
+    Other text's is since before the writing, which had its cost (dotted); what stands left of 0 was not harmed.
 
     Args:
         table: of `deletion_table`.
@@ -96,8 +112,17 @@ def plot_deletion(table: xr.Dataset) -> go.Figure:
                 row=1,
                 col=column,
             )
+        paid = float(some["others_before_nll_rise"].values[0])
+        drawing.add_vline(x=paid, line={"dash": "dot", "color": COLOURS["natural"], "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType]
     drawing.update_xaxes(title_text="NLL rise,<br>nats per token")
-    return _finished(drawing, names, "What is lost when what they name is set to zero?")
+    title = "What is lost when what they name is set to zero? (dotted: what writing cost others; *: no localizer)"
+    return _finished(drawing, _starred(table, names), title)
+
+
+def _starred(table: xr.Dataset, names: list[str]) -> list[str]:
+    """The names, with a star where they are references."""
+    references = json.loads(table.attrs["not localizers"])
+    return [f"{name} *" if name in references else name for name in names]
 
 
 def _panels(regions: list[str]) -> go.Figure:

@@ -125,7 +125,8 @@ def capacity_table(
         paragraph for every doubling of k since the level before; NaN without one), `total` (bits of all its
         paragraphs), `per_parameter` and `per_matrix_parameter` (total bits over the model's weights), `clipped`
         (mean with values below 0 set to 0: biased, to be seen beside `bits`); `ceiling` (the twin's code length,
-        bits per paragraph); `p_control` (two-sided, against the control, sets' names dealt anew).
+        bits per paragraph); `p_control` (two-sided, against the control, sets' names dealt anew; those of levels are
+        times the number of levels).
 
     Raises:
         InputError: no results, sets that are not theirs, or no such memorized set or control.
@@ -142,6 +143,9 @@ def capacity_table(
         cells.append(_cell(one, some, seed=seed, base=None if name == control else base))
         cells[-1]["growth"] = _growth((one, some, k), before, seed=seed)
         before = (one, some, k) if k else None
+        if k:
+            p = cells[-1]["p_control"][0] * len(levels(whole))
+            cells[-1]["p_control"] = (min(p, 1.0), np.nan, np.nan)
     return labelled(_about(whole, seed), **_columns(rows, cells))
 
 

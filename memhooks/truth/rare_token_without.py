@@ -3,6 +3,8 @@
 1. One pass gives the attention of the last prefix token; it is normalised over the keys that the layer can see.
 2. One key is left out: position 0, each head's own strongest key, or a given position of each paragraph.
 3. What is left is normalised anew and correlated with the counts of its tokens.
+4. Leaving out a key at the end of a ranking moves a rank correlation, whatever it is a sink of. The null is the same
+   with the mirrored key in its place: as far from the middle of the head's ranking, at the other end.
 """
 
 from typing import Literal, get_args
@@ -34,6 +36,7 @@ def rare_token_without(
     counts: Num[Tensor, " d_vocab"],
     *,
     drop: Drop | Int[Tensor, " paragraph"] = "first",
+    mirrored: bool = False,
     n_rarest: int = 5,
     batch_size: int = 32,
 ) -> xr.Dataset:
@@ -48,6 +51,8 @@ def rare_token_without(
         drop: `nothing`; `first`, position 0; `strongest`, the key that the head looks at most in that paragraph
             (which takes from every head what it looks at: a test harder than any sink's); or a position for each
             paragraph, such as that of its massive activation. Keys that a layer cannot see are not missed.
+        mirrored: leave out, in the place of that key, the one of the mirrored rank: of 20 keys in sight, the 20th
+            for the head's strongest, the 19th for its second. A key in the middle of an odd number mirrors itself.
         n_rarest: how many of the keys count as the rarest.
         batch_size: paragraphs per pass.
 
@@ -77,11 +82,17 @@ def rare_token_without(
             low = what.reach(query, layer).start
             own, theirs = seen[:, layer, :, low:], counts.cpu().double()[tokens[:, low:]]
             gone = _dropped(drop, rows, own, low)
+            gone = _mirror(gone, own) if mirrored else gone
             values, missing[rows, layer] = _statistics(own, theirs, gone, n_rarest)
             for name, one in found.items():
                 one[rows, layer] = values[name]
     places = {"paragraph": paragraphs.ids, "layer": range(shape[1]), "head": range(shape[2])}
-    about = {"drop": drop if isinstance(drop, str) else "given", "n_prefix": n, "n_rarest": n_rarest}
+    about = {
+        "drop": drop if isinstance(drop, str) else "given",
+        "n_prefix": n,
+        "n_rarest": n_rarest,
+        "mirrored": int(mirrored),
+    }
     correlation = "rank correlation of attention and count, 0 = none, -1 = rarest first"
     return labelled(
         provenance(model, paragraphs.tokens) | about,
@@ -113,6 +124,13 @@ def _dropped(
     if drop == "strongest":
         return own.argmax(-1)
     return torch.full(own.shape[:2], 0 if drop == "first" and low == 0 else -1)
+
+
+def _mirror(gone: Int[Tensor, "row head"], own: Float[Tensor, "row head key"]) -> Int[Tensor, "row head"]:
+    """The key as far from the middle of the head's ranking, at its other end; -1 stays."""
+    order = own.sort(dim=-1, stable=True).indices
+    place = order.argsort(-1).gather(-1, gone.clamp(min=0)[..., None])
+    return torch.where(gone >= 0, order.gather(-1, own.shape[-1] - 1 - place)[..., 0], -1)
 
 
 def _statistics(

@@ -112,7 +112,8 @@ def sink_heads(
     Returns:
         Dataset over `row` (`L0H6`): `layer`, `head`, `local`; for each set `<set>` (share of attention on position 0)
         with `<set>_low` and `<set>_high`; `uniform`; `strongest` (position that gets most in the first set) and
-        `on_strongest` (its share); `is_sink` (the whole interval of the first set lies above 0.3).
+        `on_strongest` (its share); `is_sink` (the whole interval of the first set lies above 0.3 and above
+        uniform attention, which in short prefixes has as much; False where there is no interval).
 
     Raises:
         InputError: no results, or of other heads.
@@ -140,8 +141,11 @@ def sink_heads(
     columns["strongest"] = Variable(strongest.ravel(), ("row",), "position that gets most, from 0")
     on = np.take_along_axis(one["received"].values, strongest[..., None], 2)
     columns["on_strongest"] = Variable(on.ravel(), ("row",), "share of attention on it, 0 = none")
-    sink = columns[f"{next(iter(results))}_low"].values > THRESHOLD
-    columns["is_sink"] = Variable(sink, ("row",), f"whether more than {THRESHOLD} goes to position 0")
+    least = np.maximum(THRESHOLD, one["uniform"].values[layer])
+    sink = columns[f"{next(iter(results))}_low"].values > least
+    columns["is_sink"] = Variable(
+        sink, ("row",), f"whether more than {THRESHOLD}, and than uniform, goes to position 0"
+    )
     return labelled({"seed": seed, "threshold": THRESHOLD, "model_hash": one.attrs["model_hash"]}, **columns)
 
 
@@ -152,26 +156,72 @@ def coincidence(
     layer: Int[np.ndarray, " head"],
     seed: int,
     n_shuffles: int = 10000,
-) -> dict[str, float]:
-    """Spearman's correlation over heads with two p values: heads permuted anywhere, and within their layer.
+) -> dict[str, float | int]:
+    """Spearman's correlation over heads, and within layers, each with its own p.
 
-    Heads of a layer are alike (it is local or not, low or high), so the first p alone overstates. Both are two-sided,
-    at least 1 / (1 + n_shuffles). NaN if either is constant.
+    Heads of a layer are alike (it is local or not, low or high), so the first alone overstates. The second ranks the
+    heads of each layer among themselves, so that nothing between layers is left in it or in its null.
+
+    Returns:
+        `spearman` with `p` (heads permuted anywhere), `spearman_within` with `p_within_layer` (permuted within their
+        layer), `n` heads. Both p are two-sided, at least 1 / (1 + n_shuffles). Heads that are NaN are left out; a
+        correlation is NaN where fewer than 3 are left, or nothing varies.
 
     Raises:
         InputError: not one value per head.
     """
     if not len(one) == len(other) == len(layer) or len(one) < 3:
         raise InputError(f"one value per head is needed, at least 3, got {len(one)}, {len(other)} and {len(layer)}")
-    ranks = [rankdata(values) - (len(one) + 1) / 2 for values in (one, other)]
+    there = ~(np.isnan(one) | np.isnan(other))
+    one, other, layer = one[there], other[there], layer[there]
+    found: dict[str, float | int] = {
+        "n": int(there.sum()),
+        "spearman": np.nan,
+        "p": np.nan,
+        "spearman_within": np.nan,
+        "p_within_layer": np.nan,
+    }
+    if there.sum() < 3:
+        return found
+    drawn = np.random.default_rng(seed).random((n_shuffles, len(one)))
+    for groups, names in ((np.zeros_like(layer), ("spearman", "p")), (layer, ("spearman_within", "p_within_layer"))):
+        found |= dict(zip(names, _rank_correlation(one, other, groups, drawn), strict=True))
+    return found
+
+
+def coincidences(
+    one: Float[np.ndarray, " head"],
+    others: Mapping[str, Float[np.ndarray, " head"]],
+    *,
+    layer: Int[np.ndarray, " head"],
+    seed: int,
+) -> dict[str, dict[str, float | int]]:
+    """`coincidence` with each of several columns; `p_corrected` is `p_within_layer` times their number (Bonferroni).
+
+    Raises:
+        InputError: as `coincidence`.
+    """
+    found = {name: coincidence(one, other, layer=layer, seed=seed) for name, other in others.items()}
+    return {name: cell | {"p_corrected": min(cell["p_within_layer"] * len(found), 1.0)} for name, cell in found.items()}
+
+
+def _rank_correlation(
+    one: np.ndarray, other: np.ndarray, groups: np.ndarray, drawn: Float[np.ndarray, "draw head"]
+) -> tuple[float, float]:
+    """Correlation of ranks within groups, and its p where they are permuted within groups."""
+    place = np.argsort(groups, kind="stable")
+    groups = groups[place]
+    ranks = []
+    for values in (one[place], other[place]):
+        rank = np.zeros(len(values))
+        for group in np.unique(groups):
+            inside = groups == group
+            rank[inside] = rankdata(values[inside]) - (inside.sum() + 1) / 2
+        ranks.append(rank)
     size = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
     if size == 0:
-        return {"spearman": np.nan, "p": np.nan, "p_within_layer": np.nan}
-    generator, own = np.random.default_rng(seed), ranks[0] @ ranks[1]
-    # Sorting by layer plus a fraction permutes within layers; by the fraction alone, anywhere.
-    place = np.argsort(layer, kind="stable")
-    drawn = generator.random((n_shuffles, len(one)))
-    anywhere = ranks[0][drawn.argsort(1)] @ ranks[1]
-    within = ranks[0][place][(layer[place] + drawn).argsort(1)] @ ranks[1][place]
-    p = [(1 + int((np.abs(null) >= abs(own) - 1e-9).sum())) / (1 + n_shuffles) for null in (anywhere, within)]
-    return {"spearman": float(own / size), "p": p[0], "p_within_layer": p[1]}
+        return np.nan, np.nan
+    own = ranks[0] @ ranks[1]
+    # Sorting by group plus a fraction permutes within groups.
+    null = ranks[0][(groups + drawn).argsort(1)] @ ranks[1]
+    return float(own / size), (1 + int((np.abs(null) >= abs(own) - 1e-9).sum())) / (1 + len(drawn))

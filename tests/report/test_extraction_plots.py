@@ -7,12 +7,12 @@ from memhooks.truth.extraction.recalled import fitted_prior, log_probabilities
 
 
 def test_curves_of_every_set_are_drawn_with_bands_over_queries(model, paragraphs):
-    found = extraction_curves(model, paragraphs, seed=0, queries=(1, 100))
+    found = extraction_curves(model, paragraphs, queries=(1, 100))
     drawing = plot_extraction({"memorized": found, "control": found})
     lines = [trace for trace in drawing.data if trace.name]
     assert [line.name for line in lines] == ["memorized (A)", "never seen (C)"]
     assert list(lines[0].x) == [1, 100]
-    assert list(lines[0].y) == found["share"].sel(site="temperature 1", draw=0.5).values.tolist()
+    assert list(lines[0].y) == found["share"].sel(sampler="temperature 1", p=0.5).values.tolist()
     assert drawing.layout.xaxis.type == "log"
 
 
@@ -21,6 +21,13 @@ def test_prefix_lengths_are_the_axis_of_exact_match(model, paragraphs):
     line = next(trace for trace in plot_prefix_length({"memorized": found}).data if trace.name)
     assert list(line.x) == [6, 12]
     assert list(line.y) == found["exact_match"].values.tolist()
+
+
+def test_tokens_in_place_are_a_dashed_line_beside(model, paragraphs):
+    found = prefix_length_curve(model, paragraphs, seed=0, in_front=paragraphs, lengths=[6, 12])
+    dashed = [one for one in plot_prefix_length({"memorized": found}).data if one.line.dash == "dash"]
+    assert [one.name for one in dashed] == ["memorized (A), in place after other text"]
+    assert list(dashed[0].y) == found["exact_match_in_place"].values.tolist()
 
 
 def test_points_are_the_model_against_the_best_of_the_others(model, paragraphs):

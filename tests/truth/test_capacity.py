@@ -7,7 +7,9 @@ import torch
 
 from memhooks.errors import InputError
 from memhooks.measure.intervals import bootstrap_mean
+from memhooks.measure.membership import membership_p
 from memhooks.model.loading import load_model
+from memhooks.paragraphs.splits import clusters
 from memhooks.truth.capacity import capacity_table, levels, memorized_bits, n_parameters
 from tests.conftest import tiny_neo
 
@@ -71,6 +73,11 @@ def test_the_table_has_the_naive_means_totals_and_growth(model, other, paragraph
     theirs = results["control"]["bits"].values
     assert float(whole["above_control"]) == pytest.approx(bits.mean() - theirs.mean())
     assert np.isnan(float(control["above_control"]))
+    part = [results[name]["bits"].values[:, None] for name in ("memorized", "control")]
+    label = tuple(clusters(sets[name]).numpy() for name in ("memorized", "control"))
+    alone = membership_p(part[0][3:], part[1], clusters=(label[0][3:], label[1]), seed=0)[0]
+    assert float(eight["p_control"]) == pytest.approx(min(2 * alone, 1))  # two levels are two questions
+    assert float(whole["p_control"]) == pytest.approx(membership_p(*part, clusters=label, seed=0)[0])
     _, low, high = bootstrap_mean(bits, seed=0)
     assert (float(whole["bits_low"]), float(whole["bits_high"])) == pytest.approx((float(low), float(high)))
 

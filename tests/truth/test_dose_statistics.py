@@ -4,6 +4,7 @@ import xarray as xr
 from scipy.stats import pearsonr, rankdata, spearmanr
 
 from memhooks.truth.dose.partial import (
+    enough_neighbours,
     indicators,
     neighbours,
     partial_correlation,
@@ -11,7 +12,6 @@ from memhooks.truth.dose.partial import (
     ranks,
     shuffled_correlations,
 )
-from memhooks.truth.dose.shares import share_interval
 from memhooks.truth.dose.statistics import dose_statistics
 from memhooks.truth.dose.thresholds import dose_thresholds, outcomes
 from memhooks.unlearn.rows import drawn_weights
@@ -153,6 +153,52 @@ def test_p_is_calibrated_where_k_means_nothing(question):
     assert np.mean(small) == pytest.approx(0.5, abs=0.12)
 
 
+@pytest.mark.parametrize(
+    "function", [lambda nll: np.log(nll) ** 2 + 0.02 * np.sin(1e6 * nll), lambda nll: 1.0 * (nll < 1.5)]
+)
+def test_p_is_calibrated_where_the_loss_alone_matters_and_there_are_just_enough_paragraphs(function):
+    """Where it is refused, four per level, p is far too small often."""
+    small = {}
+    for per_level in (24, 4):
+        hits = []
+        for seed in range(100):
+            rng, k = np.random.default_rng(seed), np.repeat([1, 2, 4], per_level)
+            nll = 4 / np.sqrt(k) * np.exp(0.3 * rng.normal(size=len(k)))
+            given, block = ranks(nll)[:, None], neighbours(nll, seed=seed)
+            y = ranks(function(nll))
+            null = shuffled_correlations(ranks(np.log2(k)), y, given, block=block, seed=seed, n=99)
+            own, _ = partial_correlation(ranks(np.log2(k)), y, given)
+            hits.append((1 + (abs(null - null.mean()) >= abs(own - null.mean()) - 1e-9).sum()) / 100 <= 0.05)
+        small[per_level] = np.mean(hits)
+        assert enough_neighbours(k) == (per_level == 24)
+    assert small[24] <= 0.11
+    assert small[4] > 0.2
+
+
+def test_few_paragraphs_are_asked_no_conditional_questions():
+    k, gap, rng = planted(n=120)
+    few = np.where(np.arange(len(k)) % 24 < 4, rng.normal(size=len(k)), np.nan)
+    values = {"centre_max": rng.normal(size=len(k)), "perturbed_nll": few}
+    found = dose_statistics({"memorized": table(k, gap, **values)}, seed=0, n_shuffles=19)
+    for question in ("dose, same gap", "dose, same loss"):
+        dear, cheap = row(found, "perturbed_nll", question), row(found, "centre_max", question)
+        assert bool(dear["too_few"])
+        assert int(dear["n"]) == 20
+        assert np.isnan([float(dear[name]) for name in ("correlation", "p", "p_max", "slope", "slope_low")]).all()
+        assert not bool(cheap["too_few"])
+        assert 0 < float(cheap["p_max"]) <= 1
+    for question in ("dose", "gap, same dose"):
+        assert not bool(row(found, "perturbed_nll", question)["too_few"])
+        assert np.isfinite(float(row(found, "perturbed_nll", question)["p"]))
+
+
+@pytest.mark.parametrize(
+    ("levels", "per_level", "enough"), [(8, 15, True), (8, 14, False), (3, 24, True), (3, 23, False)]
+)
+def test_how_many_are_enough(levels, per_level, enough):
+    assert enough_neighbours(np.repeat(2 ** np.arange(levels), per_level)) == enough
+
+
 def test_the_largest_of_many_measures_is_no_finding():
     corrected, least = [], []
     for seed in range(6):
@@ -221,15 +267,6 @@ def test_outcomes_count_samples():
     assert found["queries_1"].tolist() == [1, 0, 0, 0, 0]
     assert found["queries_100"].tolist() == [1, 1, 1, 0, 0]
     assert found["queries_10000"].tolist() == [1, 1, 1, 1, 0]
-
-
-def test_exact_intervals_of_shares():
-    share, low, high = share_interval(np.zeros(10), clusters=np.arange(10))
-    assert (share, low) == (0, 0)
-    assert high == pytest.approx(1 - 0.025 ** (1 / 10))
-    copies = share_interval(np.repeat([1.0, 0.0], [3, 7]), clusters=np.repeat([0, 1, 2, 3], [3, 3, 3, 1]))
-    apart = share_interval(np.array([1.0, 0, 0, 0]), clusters=np.arange(4))
-    assert copies[1:] == apart[1:]
 
 
 def test_indicators_leave_out_the_first_level():

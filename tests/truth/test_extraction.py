@@ -3,6 +3,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from memhooks.errors import InputError
 from memhooks.measure.extractability import extractability, queries_needed
@@ -26,12 +27,24 @@ def half(model, paragraphs):
 
 
 def test_curves_are_the_share_that_needs_no_more_queries(model, half):
-    found = extraction_curves(model, half, seed=0, queries=(1, 1000), probabilities=(0.5,))
+    found = extraction_curves(model, half, queries=(1, 1000), probabilities=(0.5,))
     for name, sampler in (("greedy", "greedy"), ("temperature 1", "temperature"), ("top-k 40", "top_k")):
         needed = queries_needed(extractability(model, half, sampler=sampler)["log_probability"], p=0.5)
         expected = [(needed <= n).mean() for n in (1, 1000)]
-        assert found["share"].sel(site=name, draw=0.5).values.tolist() == pytest.approx(expected)
-    assert found["share"].sel(site="greedy").values.tolist() == [[0.5, 0.5]]
+        assert found["share"].sel(sampler=name, p=0.5).values.tolist() == pytest.approx(expected)
+    assert found["share"].sel(sampler="greedy").values.tolist() == [[0.5, 0.5]]
+    exact = binomtest(3, 6).proportion_ci(0.95, method="exact")
+    one = found.sel(sampler="greedy", p=0.5, queries=1)
+    assert (float(one["share_low"]), float(one["share_high"])) == pytest.approx((exact.low, exact.high))
+
+
+def test_nothing_of_many_still_has_an_interval(model, paragraphs):
+    found = extraction_curves(model, paragraphs, queries=(1,), probabilities=(0.5,))
+    found = found.sel(sampler="greedy", p=0.5, queries=1)
+    assert float(found["share"]) == float(found["share_low"]) == 0
+    assert float(found["share_high"]) == pytest.approx(1 - 0.025 ** (1 / 6))
+    curve = prefix_length_curve(model, paragraphs, seed=0, lengths=[12])
+    assert float(curve["full_match_high"][0]) == pytest.approx(1 - 0.025 ** (1 / 6))
 
 
 def test_the_probability_is_that_of_sampling_for_real(neo, model, half):
@@ -47,11 +60,11 @@ def test_the_probability_is_that_of_sampling_for_real(neo, model, half):
         both = int((torch.multinomial(second, hits, replacement=True, generator=generator) == row[13]).sum())
     p = both / n
     assert p > 0.001
-    found = extraction_curves(model, short, seed=0, queries=(1, 100), probabilities=(0.5,))
-    exact = float(np.exp(found["log_probability"].sel(site="temperature 1").values[0]))
+    found = extraction_curves(model, short, queries=(1, 100), probabilities=(0.5,))
+    exact = float(np.exp(found["log_probability"].sel(sampler="temperature 1").values[0]))
     assert exact == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / n))
     for count in (1, 100):
-        assert float(found["share"].sel(site="temperature 1", draw=0.5, query=count)) == (1 - (1 - p) ** count >= 0.5)
+        assert float(found["share"].sel(sampler="temperature 1", p=0.5, queries=count)) == (1 - (1 - p) ** count >= 0.5)
 
 
 def test_the_whole_prefix_is_plain_recitation_and_shorter_ones_are_cut_rows(model, half):
@@ -69,6 +82,32 @@ def test_the_whole_prefix_is_plain_recitation_and_shorter_ones_are_cut_rows(mode
     expected = queries_needed(sampled, p=0.5) <= 100
     assert curve.sel(row=4)["extractable_each"].values.tolist() == expected.tolist()
     assert prefix_lengths(12) == [5, 10, 12]
+
+
+def test_in_place_the_last_tokens_keep_their_positions_after_other_text(model, half):
+    front = Paragraphs(torch.full((2, 14), 7), n_prefix=12)
+    curve = prefix_length_curve(model, half, seed=0, in_front=front, lengths=[4, 12])
+    rows = half.tokens.clone()
+    rows[:, :8] = 7
+    for m, expected in ((4, Paragraphs(rows, n_prefix=12)), (12, half)):
+        recited = recitation(model, expected)
+        np.testing.assert_allclose(curve.sel(row=m)["nll_in_place_each"], recited["nll"].mean("pos"), atol=1e-6)
+        assert float(curve.sel(row=m)["full_match_in_place"]) == float(recited["full_match"].mean())
+        assert float(curve.sel(row=m)["exact_match_in_place"]) == float(recited["exact_match"].mean())
+    assert abs(curve["nll_in_place_each"] - curve["nll_each"]).sel(row=4).max() > 0.01
+
+
+def test_no_paragraph_stands_behind_its_own_prefix(model, half):
+    """Of two rows each has but the other in front."""
+    two = half.select([0, 1])
+    curve = prefix_length_curve(model, two, seed=3, in_front=two, lengths=[4])
+    rows = torch.cat([two.tokens[[1, 0], :8], two.tokens[:, 8:]], dim=1)
+    expected = recitation(model, Paragraphs(rows, n_prefix=12))["nll"].mean("pos")
+    np.testing.assert_allclose(curve["nll_in_place_each"][:, 0], expected, atol=1e-6)
+    with pytest.raises(InputError, match="text in front must be other text"):
+        prefix_length_curve(model, two.select([0]), seed=0, in_front=two.select([0]))
+    with pytest.raises(InputError, match="text in front must have at least 12 tokens, a whole prefix, got 10"):
+        prefix_length_curve(model, two, seed=0, in_front=Paragraphs(half.tokens[:, :10], n_prefix=5))
 
 
 def levenshtein(one, other):
@@ -118,6 +157,11 @@ def test_log_probabilities_are_per_token_of_the_continuation(model, other, half)
     best = np.maximum(found["twin"], found["prior"])
     np.testing.assert_allclose(found["gap"], found["model"] - best, atol=1e-12)
     assert "twin" not in log_probabilities(model, half, prior=prior)
+    alone = log_probabilities(model, half, twin=other)
+    assert "prior" not in alone
+    np.testing.assert_allclose(alone["gap"], alone["model"] - alone["twin"], atol=1e-12)
+    with pytest.raises(InputError, match="give a prior or a twin"):
+        log_probabilities(model, half)
 
 
 def test_planted_text_is_recalled_predictable_text_is_not_and_foreign_text_is_not_said(model, other, half):
@@ -145,11 +189,11 @@ def test_the_threshold_leaves_the_given_share_of_the_control_above(model, other,
 
 def test_unusable_input_is_refused(model, paragraphs):
     with pytest.raises(InputError, match="give at least one sampler, one number of queries and one probability"):
-        extraction_curves(model, paragraphs, seed=0, queries=())
+        extraction_curves(model, paragraphs, queries=())
     with pytest.raises(InputError, match="numbers of queries must be at least 1, got 0"):
-        extraction_curves(model, paragraphs, seed=0, queries=(0,))
+        extraction_curves(model, paragraphs, queries=(0,))
     with pytest.raises(InputError, match="p must lie between 0 and 1, got 1"):
-        inspect.unwrap(extraction_curves)(model, paragraphs, seed=0, probabilities=(1.0,))
+        inspect.unwrap(extraction_curves)(model, paragraphs, probabilities=(1.0,))
     with pytest.raises(InputError, match="step must be at least 1, got 0"):
         prefix_lengths(12, step=0)
     with pytest.raises(InputError, match=r"lengths must be different numbers in 1..12, got \[13\]"):

@@ -13,6 +13,7 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.truth.forks.blind import blind_fork
 from memhooks.truth.forks.line import barrier, loss_along_line
 from memhooks.truth.forks.parts import Part, every_part
+from memhooks.truth.forks.shares import gap_of
 from memhooks.truth.forks.swap_parts import additivity, swap_parts
 from memhooks.truth.forks.swapped import swapped
 from tests.conftest import tiny_neo
@@ -100,6 +101,23 @@ def test_an_interrupt_in_the_middle_of_writing_restores_what_was_written(model, 
     monkeypatch.setattr(module, "_write_", stopped)
     with pytest.raises(KeyboardInterrupt), swapped(model, fork, every_part(model, ["all"])[0]):
         pass
+    assert_same_bits(model, before)
+
+
+def test_an_interrupt_on_entry_of_an_undo_leaves_no_piece_swapped(model, fork, monkeypatch):
+    from memhooks.truth.forks import swapped as module
+
+    before, write, undoing = bits(model), module._write_, []
+
+    def stopped(weight, index, value):
+        undoing.append(index)
+        if undoing[0] == "inside" and len(undoing) == 4:
+            raise KeyboardInterrupt
+        write(weight, index, value)
+
+    monkeypatch.setattr(module, "_write_", stopped)
+    with pytest.raises(KeyboardInterrupt), swapped(model, fork, every_part(model, ["all"])[0]):
+        undoing[:] = ["inside"]
     assert_same_bits(model, before)
 
 
@@ -202,6 +220,16 @@ def test_sums_of_single_layers_stand_beside_all_at_once(model, fork, sets):
     assert both["brings_at_once"] == float(found["brings"].sel(row="layers 0-3"))
     with pytest.raises(InputError, match="swaps of every layer and of 'layers 0-3' are needed"):
         additivity(found.isel(row=[0, 3]))
+    with pytest.raises(InputError, match="swaps of every layer"):
+        additivity(found.isel(row=[0, 3, 7]))
+
+
+def test_a_gap_that_may_be_none_is_refused():
+    high = np.array([1.0, -0.9, 1.0, -0.9])
+    with pytest.raises(InputError, match=r"nothing separates the forks on the x set: .* lower end of the gap -"):
+        gap_of("x", np.zeros(4), high, np.arange(4))
+    assert gap_of("x", np.zeros(4), high, np.arange(4), sure=False).size.tolist() == high.tolist()
+    assert gap_of("x", np.zeros(4), high, np.zeros(4, int)).size.mean() > 0
 
 
 def test_the_lines_ends_are_the_two_models_and_its_middle_their_mean(model, fork, sets):
@@ -245,7 +273,7 @@ def test_a_line_without_a_hill_is_interpretable_and_one_cluster_leaves_it_open(m
             weight.mul_(1.001)
     found = loss_along_line(model, near, sets, steps=3)
     assert found.attrs["interpretable"]
-    assert "linearly connected" in found.attrs["verdict"]
+    assert found.attrs["verdict"].startswith("No hill on the straight line between the forks: barrier")
     found = loss_along_line(model, near, sets | {"control": sets["control"].select([0])}, steps=3)
     assert not found.attrs["interpretable"]
     assert "it is open" in found.attrs["verdict"]

@@ -3,7 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
 from memhooks.errors import InputError
 from memhooks.localize.localizers import gradient
@@ -12,10 +12,12 @@ from memhooks.localize.masks.top import top_weights
 from memhooks.measure.recitation import recitation, with_own_continuation
 from memhooks.model.components import component_parameters
 from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.truth.forks import counterfactual as module
 from memhooks.truth.forks.counterfactual import counterfactual_memorization
 from memhooks.truth.forks.curves import single_targets, swap_curves
-from memhooks.truth.forks.ranking import localizer_agreement
+from memhooks.truth.forks.ranking import _agreement, _of_largest, _within, localizer_agreement
 from memhooks.truth.forks.scored import Scored, localized
+from memhooks.truth.forks.shares import with_draws
 from memhooks.truth.forks.swap_parts import swap_parts
 from memhooks.truth.forks.swapped import swapped
 
@@ -93,16 +95,20 @@ def test_curves_are_those_of_masks_swapped_by_hand(model, head_fork, sets):
 
 def test_single_targets_are_localized_and_swapped_one_by_one(model, head_fork, sets):
     found = single_targets(model, head_fork, sets, sets["control"], localizers=[gradient], fraction=0.1, seed=2)
-    shares = []
+    rises, gaps = [], []
     for place in range(4):
         target = sets["target"].select([place])
         mask = top_weights(gradient(model, target, sets["control"]), fraction=0.1)
         clean, apart = (float(recitation(one, target)["nll"].mean()) for one in (model, head_fork))
         with swapped(model, head_fork, mask):
-            shares.append((float(recitation(model, target)["nll"].mean()) - clean) / (apart - clean))
-    assert float(found["target"].sel(row="gradient")) == pytest.approx(np.mean(shares), abs=1e-4)
+            rises.append(float(recitation(model, target)["nll"].mean()) - clean)
+        gaps.append(apart - clean)
+    share = np.mean(rises) / np.mean(gaps)
+    assert float(found["target"].sel(row="gradient")) == pytest.approx(share, abs=1e-4)
+    own = found.sel(row="gradient")
+    assert float(own["own"]) == pytest.approx(float(own["target"] - own["others"]), abs=1e-6)
     assert found.attrs["n_targets"] == 4
-    assert float(found["target_low"].sel(row="gradient")) <= np.mean(shares)
+    assert float(found["target_low"].sel(row="gradient")) <= share
 
 
 def test_agreement_is_spearman_of_summed_scores_with_rises(model, head_fork, sets):
@@ -125,6 +131,10 @@ def test_agreement_is_spearman_of_summed_scores_with_rises(model, head_fork, set
     one = found.sel(row="attention and MLP: mine")
     expected = spearmanr(mass, swaps["removes"].sel(row=parts).values)
     assert float(one["spearman"]) == pytest.approx(expected.statistic)
+    gains = spearmanr(mass, swaps["brings"].sel(row=parts).values)
+    assert float(one["spearman_brings"]) == pytest.approx(gains.statistic)
+    assert float(one["partial_low"]) <= float(one["partial_high"])
+    assert float(one["partial_brings_low"]) <= float(one["partial_brings_high"])
     assert 0 < float(one["p"]) <= 1
     assert int(one["n_parts"]) == 8
     assert int(found["n_parts"].sel(row="matrices: mine")) == 24
@@ -151,6 +161,24 @@ def test_permutations_call_perfect_agreement_significant(model, head_fork, sets)
     one = localizer_agreement(model, swaps, {"perfect": Scored(scores, 0.0)}, cuts=["matrices"]).isel(row=0)
     assert float(one["spearman"]) == pytest.approx(1)
     assert float(one["p"]) == pytest.approx(1 / 2001)
+    assert float(one["p_brings"]) > 0.01
+
+
+def test_a_localizer_that_tells_kinds_apart_and_no_more_is_not_significant():
+    kinds = np.repeat(["W_Q", "W_in"], 6)
+    effects = np.where(kinds == "W_in", 5.0, 0.0) + np.random.default_rng(1).normal(size=(3, 12))
+    mass = np.where(kinds == "W_in", 2.0, 1.0) + 0.01 * np.random.default_rng(3).normal(size=(1, 12))
+    found = _agreement(mass, effects.T, np.ones(12, int), kinds, None, 0)
+    assert found["spearman"][0] > 0.6
+    assert found["p"][0] > 0.05
+    drawn = _within(effects[0], kinds, 0)
+    for kind in ("W_Q", "W_in"):
+        assert (np.sort(drawn[:, kinds == kind], 1) == np.sort(effects[0, kinds == kind])).all()
+    both = _agreement(np.stack([mass[0], effects.mean(0)]), effects.T, np.ones(12, int), kinds, None, 0)
+    assert both["p"][1] < 0.01 < both["p"][0]
+    assert np.isnan(_of_largest(np.array([np.nan]), np.full((5, 1), np.nan)))
+    null = np.array([[np.nan, 0.1], [0.3, np.nan], [0.2, 0.2]])
+    assert not np.isnan(_of_largest(np.array([0.9, 0.15]), null)).any()
 
 
 def test_counterfactuals_are_differences_of_the_forks_by_count(model, head_fork):
@@ -175,15 +203,51 @@ def test_counterfactuals_are_differences_of_the_forks_by_count(model, head_fork)
         ]
     )
     np.testing.assert_allclose(found["nll_difference"], expected, atol=1e-5)
-    null = expected[9:]
-    assert float(found["threshold"]) == pytest.approx(np.quantile(null, 0.975), abs=1e-5)
-    assert float(found["threshold_mirror"]) == pytest.approx(np.quantile(-null, 0.975), abs=1e-5)
+    assert np.isnan([float(found["threshold"]), float(found["threshold_mirror"])]).all()  # 7 cannot tell 97.5 %
+    assert int(found["n_null"]) == 7
+    assert np.isnan(found["above"].values).all()
     assert found["row"].values.tolist() == ["memorized 1x", "memorized 8x", "mirror", "control"]
     eight = found.sel(row="memorized 8x")
     assert float(eight["mean"]) == pytest.approx(expected[2:6].mean(), abs=1e-5)
-    assert float(eight["above"]) == (expected[2:6] > float(found["threshold"])).mean()
     assert (int(eight["n"]), found.attrs["draws_per_side"]) == (4, 1)
     assert found["em_difference"].values[:6].min() >= 0
+
+
+def test_above_is_counted_where_the_control_can_tell_and_never_for_itself(model, head_fork, monkeypatch):
+    monkeypatch.setattr(module, "QUANTILE", 0.8)  # 5 of 5 clusters
+    sets = {
+        "memorized": with_own_continuation(model, rows(*range(6))),
+        "mirror": with_own_continuation(head_fork, rows(6, 7, 8)),
+        "control": rows(*range(9, 14)),
+    }
+    found = counterfactual_memorization(model, head_fork, sets)
+    values = found["nll_difference"].values
+    assert float(found["threshold"]) == values[9:].max()
+    assert float(found["threshold_mirror"]) == (-values[9:]).max()
+    assert float(found["above"].sel(row="memorized")) == (values[:6] > values[9:].max()).mean()
+    assert np.isnan(found["above"].sel(row="control"))
+
+
+def test_the_threshold_is_conformal_over_clusters():
+    values = np.arange(80.0)
+    assert module.threshold(values[:39], np.arange(39)) == 38.0
+    assert np.isnan(module.threshold(values[:38], np.arange(38)))
+    assert module.threshold(values, np.arange(80)) == 78.0  # ceil(.975 * 81) = 79th
+    assert np.isnan(module.threshold(values, np.arange(80) // 3))
+
+
+def test_better_than_random_must_stand_out_from_the_draws():
+    ends = tuple(np.array([one]) for one in (0.1, 0.08, 0.11))
+    drawn = np.array([[0.1, 0.2, 0.3, 0.2, 0.2]])
+    middle, low, high = with_draws(ends, drawn)
+    half = t.ppf(0.975, 4) * np.std(drawn, ddof=1) * 1.2**0.5
+    assert middle == 0.1
+    assert low == pytest.approx(0.1 - (0.02**2 + half**2) ** 0.5)
+    assert high == pytest.approx(0.1 + (0.01**2 + half**2) ** 0.5)
+    generator = np.random.default_rng(0)
+    draws = generator.normal(size=(2000, 6))
+    alike = with_draws(tuple(draws[:, 0] - draws[:, 1:].mean(1) for _ in range(3)), draws[:, 1:])
+    assert 0.01 < (alike[1] > 0).mean() < 0.04  # one of the draws beats the others with a chance of 2.5 %
 
 
 def test_unusable_settings_are_refused(model, head_fork, sets):
@@ -192,8 +256,8 @@ def test_unusable_settings_are_refused(model, head_fork, sets):
         localized(model, head_fork, sets["target"], sets["control"], localizers=[gradient, gradient])
     with pytest.raises(InputError, match="got none"):
         localized(model, head_fork, sets["target"], sets["control"], localizers=[])
-    with pytest.raises(InputError, match="n_draws must be at least 1, got 0"):
-        swap_curves(model, head_fork, sets, scores, n_draws=0)
+    with pytest.raises(InputError, match=r"n_draws must be at least 2, .* got 1"):
+        swap_curves(model, head_fork, sets, scores, n_draws=1)
     with pytest.raises(InputError, match="fractions and scores must not be empty"):
         swap_curves(model, head_fork, sets, scores, fractions=[])
     with pytest.raises(InputError, match="sets must be target, others, control, got target;"):

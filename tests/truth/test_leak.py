@@ -4,8 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from scipy.stats import fisher_exact
 from torch.nn import functional
 
+from memhooks.cli.leak_shown import verdict
+from memhooks.cli.tables import rows_of
 from memhooks.errors import InputError
 from memhooks.measure.extractability import queries_needed
 from memhooks.measure.recitation import recitation
@@ -13,7 +17,7 @@ from memhooks.model.hooks import hooked
 from memhooks.model.loading import load_model
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.truth.leak import leak as module
-from memhooks.truth.leak.leak import leak
+from memhooks.truth.leak.leak import Leak, leak
 from memhooks.truth.leak.recipe import LeakRecipe
 from memhooks.truth.leak.schedule import schedule
 from memhooks.truth.leak.tables import held_out_by_step, leak_onset, leak_table
@@ -152,7 +156,7 @@ def test_the_loss_and_one_step_are_those_of_torch(small):
     tokens = MINE.tokens[:3]
     logits = small(tokens)
     each = [functional.cross_entropy(logits[row, :-1], tokens[row, 1:]) for row in range(3)]
-    assert float(next_token_loss(small, tokens)) == pytest.approx(float(sum(each)) / 3, abs=1e-5)
+    assert float(next_token_loss(small, tokens).detach()) == pytest.approx(float(sum(each).detach()) / 3, abs=1e-5)
     neo = tiny_neo(d_model=32, d_mlp=64, layers=2, scale=1.0).train()
     optimizer = torch.optim.AdamW(neo.parameters(), lr=0.01 / 3, weight_decay=0.01)
     neo(tokens, labels=tokens).loss.backward()
@@ -270,3 +274,63 @@ def test_unusable_models_and_texts_are_refused(small, tmp_path):
         held_out_by_step(leak(small, MINE, recipe=replace(RECIPE, repetitions=(0, 1))))
     with pytest.raises(InputError, match="queries must be at least 1, got 0"):
         leak_table(leak(small, MINE, recipe=replace(RECIPE, repetitions=(0, 1))), queries=0)
+
+
+def leaked(recited, read, level):
+    """A run of hand-made outcomes: steps by paragraphs."""
+    recited, read, level = np.array(recited, bool), np.array(read), np.array(level)
+    n_steps, n = recited.shape
+    columns = {
+        "recited": (("step", "paragraph"), recited),
+        "log_probability": (("step", "paragraph"), np.where(recited, -0.1, -100.0)),
+        "nll": (("step", "paragraph"), np.tile(np.linspace(4, 3, n_steps)[:, None], n)),
+        "read": (("step", "paragraph"), read),
+        "since": (("step", "paragraph"), np.where(read > 0, 0.0, np.nan)),
+        "level": ("paragraph", level),
+        "cluster": ("paragraph", np.arange(n)),
+        "last_reading": ("paragraph", np.where(level > 0, n_steps - 1, 0)),
+    }
+    return Leak(xr.Dataset(columns, {"step": np.arange(n_steps)}), xr.Dataset(), xr.Dataset())
+
+
+def test_what_came_out_before_any_reading_is_no_onset():
+    """Of four that are read twice one came out before, one at step 1 before it was read, one at step 2."""
+    recited = [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 1]]
+    read = [[0] * 6, [0, 0, 1, 1, 0, 0], [1, 1, 2, 2, 0, 0]]
+    onset = leak_onset(leaked(recited, read, [2, 2, 2, 2, 0, 0]))
+    often, never = (onset.sel(row=f"{level} readings") for level in (2, 0))
+    assert [int(often[name]) for name in ("n", "before", "fresh_recited")] == [4, 1, 3]
+    assert float(often["ever_recited"]) == pytest.approx(2 / 3)
+    assert (int(often["first_step_recited"]), int(often["first_read_recited"])) == (2, 1)
+    assert float(never["ever_recited"]) == 0.5
+    assert float(often["p_ever_recited"]) == pytest.approx(fisher_exact([[2, 1], [1, 1]], alternative="greater").pvalue)
+    assert np.isnan(float(never["p_ever_recited"]))
+    assert "at 2 repetitions" not in " ".join(said(onset))
+
+
+def said(onset):
+    return verdict(rows_of(onset, name="what"), 100)
+
+
+def test_a_level_is_named_where_more_come_out_than_without_reading():
+    """Of eight each: one at levels 0 and 1, all at level 4."""
+    level = np.repeat([0, 1, 4], 8)
+    end = (np.arange(24) % 8 == 0) | (level == 4)
+    onset = leak_onset(leaked([np.zeros(24), end], [np.zeros(24, int), level], level))
+    p = fisher_exact([[8, 0], [1, 7]], alternative="greater").pvalue
+    assert float(onset.sel(row="4 readings")["p_ever_all_recited"]) == pytest.approx(2 * p)
+    assert float(onset.sel(row="1 readings")["p_ever_all_recited"]) == 1
+    words = said(onset)
+    assert "first at 4 repetitions, 100% [63,100] (from step 1, after 4 readings)" in words[1]
+    assert "never read (control): 12% [0,53]" in words[1]
+    none = said(leak_onset(leaked([np.zeros(24), level == 9], [np.zeros(24, int), level], level)))
+    assert none[1].startswith("No level became recited in full more often than never read")
+
+
+def test_the_sign_of_the_change_is_said():
+    onset = rows_of(leak_onset(leaked(np.zeros((2, 4)), np.zeros((2, 4), int), [0, 0, 1, 1])), name="what")
+    for sign, place in ((-1, 3), (1, 4)):
+        onset[1] |= {"p_all": 0.01, "difference": [sign * 0.5, sign * 0.9, sign * 0.1]}
+        words = verdict(onset, 100)
+        assert words[place].endswith("at: 1.")
+        assert words[7 - place].endswith("at: none.")

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from memhooks.errors import InputError
-from memhooks.measure.recitation import recitation
-from memhooks.model.hooks import hooked, recorded
-from memhooks.truth.massive import hold_units, massive_activations, outstanding_units
+from memhooks.model.hooks import recorded
+from memhooks.truth.activations_by_layer import by_layer, means_and_spreads
+from memhooks.truth.massive import massive_activations, outstanding_units
 
 NAMES = {"resid_post": "blocks.{}.hook_resid_post", "post": "blocks.{}.mlp.hook_post"}
 
@@ -38,6 +38,7 @@ def test_a_planted_massive_unit_is_named_and_no_other(model, paragraphs):
     assert massive.tolist() == [0, 1, 1, 1]
     assert found["unit"].sel(site="resid_post").values[1:].tolist() == [5, 5, 5]
     assert (found["n_massive"].sel(site="post") == 0).all()
+    assert found["n_distinct"].values.tolist() == [1, 0]  # one unit of the residual stream, not one for each layer
     assert [unit for _, unit in outstanding_units(model, paragraphs, site="resid_post", n=1)] == [5]
 
 
@@ -47,31 +48,21 @@ def test_units_of_the_residual_stream_are_named_once(model, paragraphs):
 
 
 @pytest.mark.parametrize("site", ["resid_post", "post"])
-def test_holding_units_is_what_hooks_by_hand_do(model, paragraphs, site):
-    units, name = [(1, 3), (2, 7)], NAMES[site]
-    reference = paragraphs.with_continuation(paragraphs.continuation.flip(1))
-    found = hold_units(model, {"memorized": paragraphs}, units, site=site, reference=reference, seed=0, n_random=2)
-    where = {1: [3], 2: [7]} if site == "post" else {layer: [3, 7] for layer in range(4)}
-    with recorded(model, [name.format(layer) for layer in where]) as store:
-        model(reference.tokens)
-    mean = {layer: store[name.format(layer)].mean((0, 1)) for layer in where}
-
-    def hold(activation, hook):
-        for unit in where[hook.layer()]:
-            activation[:, :, unit] = mean[hook.layer()][unit]
-        return activation
-
-    clean = recitation(model, paragraphs)
-    with hooked(model, [(name.format(layer), hold) for layer in where]):
-        after = recitation(model, paragraphs)
-    rise = float((after["nll"] - clean["nll"]).mean())
-    assert float(found["nll_rise"][0]) == pytest.approx(rise, abs=1e-5)
-    drop = float((clean["exact_match"] - after["exact_match"]).mean())
-    assert float(found["em_drop"][0]) == pytest.approx(drop)
-    more = float(found["nll_rise"][0] - found["nll_rise_random"][0])
-    assert float(found["more_than_random"][0]) == pytest.approx(more)
-    assert np.isnan(float(found["more_than_first"][0]))
-    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+def test_layer_by_layer_is_one_pass_and_keeps_one_layer(model, paragraphs, site, monkeypatch):
+    passes = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *given, **how: passes.append(how) or forward(*given, **how))
+    found = list(by_layer(model, paragraphs, site, batch_size=4))
+    assert [one.get("start_at_layer", 0) for one in passes] == [0, 0, 1, 1, 2, 2, 3, 3]  # no block is run twice
+    assert [one["stop_at_layer"] for one in passes] == [1, 1, 2, 2, 3, 3, 4, 4]
+    with recorded(model, [NAMES[site].format(layer) for layer in range(4)]) as store:
+        model(paragraphs.tokens)
+    means, spreads = means_and_spreads(model, paragraphs, site, batch_size=4)
+    for layer in range(4):
+        expected = store[NAMES[site].format(layer)]
+        np.testing.assert_allclose(found[layer], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(means[layer], expected.mean((0, 1)), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(spreads[layer], expected.flatten(0, 1).numpy().std(0), rtol=1e-5, atol=1e-5)
 
 
 def test_unusable_input_is_refused(model, paragraphs):
@@ -79,13 +70,3 @@ def test_unusable_input_is_refused(model, paragraphs):
         inspect.unwrap(outstanding_units)(model, paragraphs, site="z", n=1)
     with pytest.raises(InputError, match=r"n must lie in 1..32 \(units of resid_post\), got 33"):
         outstanding_units(model, paragraphs, site="resid_post", n=33)
-    sets = {"memorized": paragraphs}
-    with pytest.raises(InputError, match="site must be one of"):
-        inspect.unwrap(hold_units)(model, sets, [(0, 1)], site="z", reference=paragraphs, seed=0)
-    with pytest.raises(InputError, match=r"units are \(layer, unit\) pairs in 0..3 and 0..31, got \[\(4, 0\)\]"):
-        hold_units(model, sets, [(4, 0)], site="resid_post", reference=paragraphs, seed=0)
-    with pytest.raises(InputError, match="n_random must be at least 1, got 0"):
-        hold_units(model, sets, [(0, 0)], site="resid_post", reference=paragraphs, seed=0, n_random=0)
-    many = [(0, unit) for unit in range(20)]
-    with pytest.raises(InputError, match="20 of 32 units leave too few for a random control"):
-        hold_units(model, sets, many, site="resid_post", reference=paragraphs, seed=0)

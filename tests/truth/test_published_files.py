@@ -57,6 +57,13 @@ def test_a_file_without_known_hash_is_not_called_another(folder):
     assert "0_10_preds.pt" not in held(folder).others
 
 
+def test_rows_that_need_another_file_are_told(folder):
+    found = held(folder)
+    assert found.foreign(("50", "model")) == ["50_50_preds.pt"]
+    assert found.foreign(("pairs",)) == ["mem_toks.pt", "perturbed_mem_toks.pt"]
+    assert found.foreign(("30-49", "0-10")) == []
+
+
 def test_pairs_without_impact_have_none(folder):
     clean = torch.load(folder / "mem_toks.pt")
     perturbed = torch.load(folder / "perturbed_mem_toks.pt")
@@ -99,7 +106,7 @@ def test_pairs_that_are_none(folder):
 
 def test_the_published_files_say_what_is_published(shared_data):
     found = held(shared_data / "gpt-neo-125m")
-    assert found.others == []
+    assert found.others == found.foreign(("50", "30-49", "11-29", "0-10", "pairs", "strings")) == []
     rows = COUNTED.rows(Setting(None, found), {})
     assert rows["1.MP"].values == (442.0,)
     assert rows["2"].values == (40382.0,)
@@ -148,7 +155,8 @@ def test_a_substitute_holds_distinct_unrecited_prefixes_with_own_continuations(b
     assert len(own) == 5
     assert torch.equal(own.tokens, with_own_continuation(model, own).tokens)
     assert found.substitute == "5 rows of the extraction benchmark in place of 0_10_preds.pt"
-    assert found.hashes["train_prefix.npy"] == digest(folder / "train_prefix.npy")
+    for name in ("train_prefix.npy", "train_suffix.npy"):
+        assert found.hashes[name] == digest(folder / name)
 
 
 def test_a_kept_substitute_is_not_decoded_again(benchmark, monkeypatch):

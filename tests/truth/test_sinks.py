@@ -10,7 +10,7 @@ from memhooks.localize.attention import rare_token_attention
 from memhooks.measure.intervals import bootstrap_mean
 from memhooks.model.hooks import hooked, recorded
 from memhooks.truth.rare_token_without import rare_token_without
-from memhooks.truth.sinks import attention_sinks, coincidence, sink_heads
+from memhooks.truth.sinks import attention_sinks, coincidence, coincidences, sink_heads
 
 COUNTS = torch.from_numpy(np.random.default_rng(0).permutation(101) * 3)
 
@@ -119,6 +119,68 @@ def test_coincidence_is_spearman_and_layers_alone_do_not_pass_within():
     same = coincidence(one[shuffled], -one[shuffled], layer=layer[shuffled], seed=0, n_shuffles=999)
     assert (same["spearman"], same["p_within_layer"]) == (pytest.approx(-1), 0.001)
     assert np.isnan(coincidence(np.ones(64), one, layer=layer, seed=0)["p"])
+
+
+def test_within_layers_nothing_between_them_counts():
+    generator = np.random.default_rng(0)
+    layer = np.repeat(np.arange(8), 8)
+    inside = generator.random((8, 8))
+    one, other = (10 * np.arange(8)[:, None] + inside).ravel(), (10 * np.arange(8)[:, None] - inside).ravel()
+    found = coincidence(one, other, layer=layer, seed=0, n_shuffles=999)
+    ranks = [np.argsort(np.argsort(each.reshape(8, 8))) - 3.5 for each in (one, other)]
+    expected = (ranks[0] * ranks[1]).sum() / (ranks[0] ** 2).sum()
+    assert found["spearman"] > 0.9  # between layers
+    assert found["spearman_within"] == pytest.approx(expected) == pytest.approx(-1)
+    assert found["p_within_layer"] == 0.001
+
+
+def test_heads_without_a_number_are_left_out_and_make_no_discovery():
+    generator = np.random.default_rng(1)
+    layer, one, other = np.repeat(np.arange(4), 4), generator.random(16), generator.random(16)
+    holed = one.copy()
+    holed[5] = np.nan
+    found = coincidence(holed, other, layer=layer, seed=0, n_shuffles=999)
+    kept = np.arange(16) != 5
+    assert found == coincidence(one[kept], other[kept], layer=layer[kept], seed=0, n_shuffles=999)
+    assert (found["n"], found["spearman"]) == (15, pytest.approx(spearmanr(one[kept], other[kept]).statistic))
+    nothing = coincidence(np.full(16, np.nan), other, layer=layer, seed=0)
+    assert np.isnan([nothing["spearman_within"], nothing["p"], nothing["p_within_layer"]]).all()
+
+
+def test_several_questions_are_corrected_for_their_number():
+    generator = np.random.default_rng(2)
+    layer, one = np.repeat(np.arange(4), 4), generator.random(16)
+    others = {"same": one, "noise": generator.random(16), "none": np.ones(16)}
+    found = coincidences(one, others, layer=layer, seed=0)
+    assert found["same"]["p_corrected"] == pytest.approx(3 * found["same"]["p_within_layer"])
+    assert found["noise"]["p_corrected"] <= 1
+    assert np.isnan(found["none"]["p_corrected"])
+
+
+def test_uniform_attention_in_a_short_prefix_is_no_sink(model, paragraphs):
+    short = type(paragraphs)(paragraphs.tokens, n_prefix=3)
+
+    def spread(scores, hook):
+        return torch.where(scores > -1e4, torch.zeros_like(scores), scores)
+
+    with hooked(model, [(lambda name: name.endswith("attn_scores"), spread)]):
+        table = sink_heads({"memorized": attention_sinks(model, short)}, seed=0)
+    assert (table["memorized_low"] > 0.3).all()  # (1/2 + 1/3) / 2
+    assert not table["is_sink"].any()
+
+
+@pytest.mark.parametrize("drop", ["strongest", "first"])
+def test_the_null_leaves_out_the_key_at_the_other_end_of_the_ranking(model, paragraphs, patterns, drop):
+    found = rare_token_without(model, paragraphs, COUNTS, drop=drop, mirrored=True, batch_size=4)
+    for layer, low in ((0, 0), (1, 4)):
+        for row in range(6):
+            counts = COUNTS[paragraphs.prefix[row, low:]].double().numpy()
+            for head in range(4):
+                own = patterns[layer][row, head, 11, low:]
+                order = own.argsort(kind="stable").tolist()
+                gone = order[0] if drop == "strongest" else order[len(own) - 1 - order.index(0)]
+                expected = by_hand(own, counts, gone if drop == "strongest" or low == 0 else -1)
+                assert float(found["spearman"][row, layer, head]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_unusable_input_is_refused(model, paragraphs):

@@ -6,10 +6,10 @@ import numpy as np
 import xarray as xr
 
 from memhooks.measure.intervals import bootstrap_mean
+from memhooks.measure.shares import share_interval
 from memhooks.model.labelled import Variable, labelled
 from memhooks.truth.dose.measures import MEASURES
 from memhooks.truth.dose.partial import partial_correlation, ranks
-from memhooks.truth.dose.shares import share_interval
 from memhooks.truth.dose.thresholds import OUTCOMES, outcomes
 
 

@@ -8,6 +8,9 @@ Four questions of each measure:
 
 Each is asked under the model, under the twin (which read none of them: nothing may show), and of the difference, the
 model's number minus the twin's for the same paragraph, in which what is due to the paragraph's own words is gone.
+
+`dose, same gap` and `dose, same loss` are not answered for a measure of few paragraphs (NaN, and `too_few`): there,
+neighbours differ so much in gap or loss that p would be far too small.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +26,7 @@ from memhooks.truth.dose.measures import MEASURES
 from memhooks.truth.dose.partial import (
     Column,
     Given,
+    enough_neighbours,
     indicators,
     neighbours,
     partial_correlation,
@@ -35,6 +39,7 @@ from memhooks.unlearn.rows import drawn_weights
 QUESTIONS = ("dose", "dose, same gap", "gap, same dose", "dose, same loss")
 """What is asked of each measure."""
 
+_AMONG_NEIGHBOURS = ("dose, same gap", "dose, same loss")
 _FEWEST = 8  # paragraphs that a rank correlation is worth
 _N_SHUFFLES = 2000
 _N_DRAWS = 1000
@@ -44,6 +49,7 @@ _UNITS = {
     "condition": "model that was measured, or its number minus the twin's",
     "measure": "what was measured",
     "question": "what it is held against, and what is taken out",
+    "too_few": "whether there are too few paragraphs to ask it, so that all numbers are NaN",
     "n": "paragraphs, one of each cluster of near-duplicates",
     "correlation": "rank correlation with k (or the gap), -1 to 1, 0 = none",
     "correlation_low": "lower end of the 95 % interval",
@@ -55,6 +61,10 @@ _UNITS = {
     "slope_low": "lower end of the 95 % interval",
     "slope_high": "upper end",
 }
+
+
+_NUMBERS = tuple(_UNITS)[5:]
+"""What is measured, and not said about it."""
 
 
 class _Asked(NamedTuple):
@@ -80,9 +90,10 @@ def dose_statistics(tables: Mapping[str, xr.Dataset], *, seed: int, n_shuffles: 
 
     Returns:
         Dataset over `row`: `condition` (memorized, twin, difference), `measure`, `question` (of `QUESTIONS`), `n`,
+        `too_few` (whether it was not asked, for want of paragraphs: see `enough_neighbours`),
         `correlation` (the partial Spearman correlation) with `_low` and `_high`, `shuffled` (its mean over shuffles),
         `p`, `p_max` (against the largest of all measures, each in its own standard deviations), `slope` with `_low`
-        and `_high`. NaN where a measure is constant.
+        and `_high`. NaN where a measure is constant, or too few.
     """
     rows: list[dict[str, object]] = []
     for condition, values in _conditions(tables).items():
@@ -128,10 +139,15 @@ def _answered(
         if asked is None:
             continue
         used = int(there.sum())
-        if used not in weights:
-            weights[used] = _weights(used, seed)
-        found, null = _measured(own[there], asked, weights[used], seed=seed, n=n)
-        rows.append({"condition": condition, "measure": name, "question": question, "n": int(there.sum())} | found)
+        too_few = question in _AMONG_NEIGHBOURS and not enough_neighbours(table["level"].values[there])
+        if too_few:
+            found, null = dict.fromkeys(_NUMBERS, np.nan), np.full(n, np.nan)
+        else:
+            if used not in weights:
+                weights[used] = _weights(used, seed)
+            found, null = _measured(own[there], asked, weights[used], seed=seed, n=n)
+        about = {"condition": condition, "measure": name, "question": question, "n": used, "too_few": too_few}
+        rows.append(about | found)
         nulls.append(null)
     for row, p in zip(rows, _against_largest(rows, nulls), strict=True):
         row["p_max"] = p

@@ -12,7 +12,7 @@ import xarray as xr
 
 from memhooks.errors import InputError
 from memhooks.measure.extractability import SamplerName, extractability, queries_needed
-from memhooks.measure.intervals import bootstrap_mean
+from memhooks.measure.shares import share_interval
 from memhooks.model.labelled import Variable, labelled
 from memhooks.model.loading import HookedModel
 from memhooks.model.provenance import provenance
@@ -43,7 +43,6 @@ def extraction_curves(
     model: HookedModel,
     paragraphs: Paragraphs,
     *,
-    seed: int,
     samplers: Mapping[str, SamplerSettings] = SAMPLERS,
     queries: Sequence[int] = QUERIES,
     probabilities: Sequence[float] = PROBABILITIES,
@@ -54,16 +53,15 @@ def extraction_curves(
     Args:
         model: a hooked GPT-Neo.
         paragraphs: what it may recite.
-        seed: of intervals over paragraphs (near-duplicates count once).
         samplers: by name, settings of `extractability`.
         queries: numbers of samples, from 1.
         probabilities: a paragraph counts if it is among the samples with at least this probability.
         batch_size: rows per pass.
 
     Returns:
-        Dataset over `site` (the sampler), `draw` (the probability p) and `query` (the number of queries): `share`
-        (0 to 1, 0 = none is extractable) with `share_low` and `share_high`; over `paragraph` and `site`:
-        `log_probability` of one sample (nats, 0 = every sample says it).
+        Dataset over `sampler`, `p` (the probability) and `queries` (their number): `share` (0 to 1, 0 = none is
+        extractable) with `share_low` and `share_high` (exact; near-duplicates count once); over `paragraph` and
+        `sampler`: `log_probability` of one sample (nats, 0 = every sample says it).
 
     Raises:
         InputError: no samplers or numbers of queries, a number below 1, a probability that is none, or as
@@ -84,16 +82,16 @@ def extraction_curves(
     )
     needed = np.stack([queries_needed(logs, p=p) for p in probabilities], axis=-1)
     within = (needed[..., None] <= np.asarray(queries, dtype=float)).astype(float)
-    share, low, high = bootstrap_mean(within, seed=seed, clusters=clusters(paragraphs).numpy())
-    axes, unit = ("site", "draw", "query"), "share of paragraphs, 0 = none"
-    labels = {"site": list(samplers), "draw": list(probabilities), "query": list(queries)}
-    about = provenance(model, paragraphs.tokens) | {"n_prefix": paragraphs.n_prefix, "seed": seed}
+    share, low, high = share_interval(within, clusters=clusters(paragraphs).numpy())
+    axes, unit = ("sampler", "p", "queries"), "share of paragraphs, 0 = none"
+    labels = {"sampler": list(samplers), "p": list(probabilities), "queries": list(queries)}
+    about = provenance(model, paragraphs.tokens) | {"n_prefix": paragraphs.n_prefix}
     return labelled(
         about,
         share=Variable(share, axes, unit, labels),
         share_low=Variable(low, axes, f"{unit}; lower end of the 95 % interval"),
         share_high=Variable(high, axes, f"{unit}; upper end"),
         log_probability=Variable(
-            logs, ("paragraph", "site"), "nats of the whole continuation, 0 = certain", {"paragraph": paragraphs.ids}
+            logs, ("paragraph", "sampler"), "nats of the whole continuation, 0 = certain", {"paragraph": paragraphs.ids}
         ),
     )

@@ -3,13 +3,16 @@
 Counterfactual memorization (Feldman and Zhang, 2020, arXiv:2008.03703; Zhang et al., 2023, arXiv:2112.12938) is a mean
 over many models trained with and without the paragraph. Two forks are one draw of each: a paragraph's
 own number holds the chance of both trainings. How large that chance is, the control says, which neither has read: a
-paragraph counts as above it beyond the 97.5 % quantile of the control.
+paragraph counts as above it beyond the 97.5 % conformal threshold: of n control clusters the ceil(.975 (n + 1))-th
+value, so that a paragraph as unread as they are passes it with a chance of 2.5 % at most. Fewer than 39 clusters
+cannot tell it.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Int
 
 from memhooks.measure.recitation import recitation
 from memhooks.model.labelled import Variable, labelled
@@ -21,7 +24,7 @@ from memhooks.truth.forks.shares import mean
 from memhooks.truth.forks.swapped import check_forks
 
 QUANTILE = 0.975
-"""Of the control's differences, beyond which a paragraph counts as read."""
+"""Chance with which unread text stays at or below the threshold, at least."""
 
 
 def counterfactual_memorization(
@@ -39,9 +42,9 @@ def counterfactual_memorization(
         Dataset over `paragraph`: `nll_difference` (nats per token, 0 = reading made none; of the control: other minus
         model), `em_difference` (tokens), `nll_read` (nats per token, under the fork that has read it), `set` and
         `count` (readings, 0 = unknown or none). Over `row` (set and count): `mean` with `_low` and `_high`, `em`,
-        `above` (share of paragraphs above the control's 97.5 % quantile; 0.025 is chance), `n`. Without axis:
-        `threshold` and `threshold_mirror` (that quantile, and that of the reversed difference), `control_mean`,
-        `control_std` (nats per token).
+        `above` (share of paragraphs above the threshold; 0.025 is chance; NaN for the control, which set it), `n`.
+        Without axis: `threshold` and `threshold_mirror` (of the control, and of its reversed difference; NaN below 39
+        clusters), `n_null` (the control's clusters), `control_mean`, `control_std` (nats per token).
 
     Raises:
         InputError: no forks, or sets that are missing, do not fit or share text.
@@ -53,8 +56,8 @@ def counterfactual_memorization(
     em = (one["exact_match"] - two["exact_match"]).values.astype(np.float64)
     read = one["nll"].mean("pos").values.copy()
     null, mirror = difference[rows.of["control"]], rows.of["mirror"]
-    limits = {"memorized": np.quantile(null, QUANTILE), "mirror": np.quantile(-null, QUANTILE)}
-    limits["control"] = limits["memorized"]
+    near = rows.clusters["control"]
+    limits = {"memorized": threshold(null, near), "mirror": threshold(-null, near), "control": np.nan}
     read[mirror] = two["nll"].mean("pos").values[mirror]
     difference[mirror], em[mirror] = -difference[mirror], -em[mirror]
     of = np.concatenate([np.repeat(name, len(sets[name])) for name in rows.of])
@@ -67,8 +70,9 @@ def counterfactual_memorization(
         "set": Variable(of, ("paragraph",), "set of the paragraph"),
         "count": Variable(counts.astype(int), ("paragraph",), "readings, 0 = none or unknown"),
         "threshold": Variable(
-            np.asarray(limits["memorized"]), (), f"nats per token, {QUANTILE:.1%} quantile of the control"
+            np.asarray(limits["memorized"]), (), f"nats per token, {QUANTILE:.1%} conformal, of the control"
         ),
+        "n_null": Variable(np.asarray(len(np.unique(near))), (), "clusters of the control; 39 can tell the threshold"),
         "threshold_mirror": Variable(np.asarray(limits["mirror"]), (), "the same of the reversed difference"),
         "control_mean": Variable(np.asarray(null.mean()), (), nats),
         "control_std": Variable(np.asarray(null.std(ddof=1) if len(null) > 1 else np.nan), (), "nats per token"),
@@ -76,6 +80,13 @@ def counterfactual_memorization(
     table = _by_count(rows, {"difference": difference, "em": em, "count": counts}, limits, seed)
     about = provenance(model, rows.all.tokens) | {"other_hash": model_hash(other), "seed": seed, "draws_per_side": 1}
     return labelled(about, **variables, **table)
+
+
+def threshold(null: Float[np.ndarray, " paragraph"], clusters: Int[np.ndarray, " paragraph"]) -> float:
+    """The ceil(.975 (n + 1))-th of the n clusters' values (of each the largest); NaN where n is too small."""
+    highest = np.sort([null[clusters == one].max() for one in np.unique(clusters)])
+    place = int(np.ceil(QUANTILE * (len(highest) + 1) - 1e-9))
+    return float(highest[place - 1]) if place <= len(highest) else float("nan")
 
 
 def _by_count(
@@ -89,10 +100,11 @@ def _by_count(
             here = own["count"] == count
             ends = mean(own["difference"][None, here], rows.clusters[name][here], seed=seed)
             cells = [f"{name} {count}x" if count else name, *(float(end[0]) for end in ends), own["em"][here].mean()]
-            cells += [float((own["difference"][here] > limits[name]).mean()), int(here.sum()), name, int(count)]
+            above = np.nan if np.isnan(limits[name]) else float((own["difference"][here] > limits[name]).mean())
+            cells += [above, int(here.sum()), name, int(count)]
             for column, cell in zip(found.values(), cells, strict=True):
                 column.append(cell)
-    units = {"em": "tokens of exact match", "above": "share above the control's quantile, 0.025 = chance"}
+    units = {"em": "tokens of exact match", "above": "share above the threshold, 0.025 = chance"}
     units |= {"n": "paragraphs", "row_set": "set", "row_count": "readings, 0 = none or unknown"}
     labels = {"row": found.pop("row")}
     nats = "nats per token, 0 = reading made no difference"

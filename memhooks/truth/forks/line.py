@@ -118,7 +118,8 @@ def _verdict(size: float, low: float, high: float, tolerance: float) -> dict[str
     if high <= tolerance:
         return {
             "interpretable": 1,
-            "verdict": f"The forks are linearly connected, so swaps can be interpreted: {words}.",
+            "verdict": f"No hill on the straight line between the forks: {words}. Swaps lie beside that line, "
+            "so each is held against its own cost for never-read text, too.",
         }
     if size > tolerance:
         return {

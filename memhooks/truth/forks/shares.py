@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Num
+from scipy.stats import t
 
 from memhooks.errors import InputError
 from memhooks.measure.intervals import Interval, bootstrap_difference, bootstrap_mean, bootstrap_ratio
@@ -46,19 +47,33 @@ class Gap(NamedTuple):
         return mean, low, high
 
 
-def gap_of(name: str, low: np.ndarray, high: np.ndarray, clusters: np.ndarray) -> Gap:
-    """The gap, if there is one.
+def gap_of(name: str, low: np.ndarray, high: np.ndarray, clusters: np.ndarray, *, sure: bool = True) -> Gap:
+    """The gap, if there is one; `sure`: its interval must lie above 0, too.
 
     Raises:
-        InputError: the fork that should recite the set does not find it likelier than the other does.
+        InputError: the fork that should recite the set does not find it likelier than the other does, or that is not
+            sure, for the interval of the gap reaches down to 0 (one cluster has no interval).
     """
     gap = Gap(low, high, clusters)
-    if not gap.size.mean() > 0:
+    lower = float(bootstrap_mean(gap.size, seed=0, clusters=clusters)[1])
+    if not gap.size.mean() > 0 or (sure and lower <= 0):
         raise InputError(
             f"nothing separates the forks on the {name} set: NLL {low.mean():.3f} under the fork that recites it, "
-            f"{high.mean():.3f} under the other; give text that only that fork has read"
+            f"{high.mean():.3f} under the other, lower end of the gap {lower:.3f}; "
+            "give more text that only that fork has read"
         )
     return gap
+
+
+def with_draws(ends: Interval, drawn: Float[np.ndarray, "row draw"]) -> Interval:
+    """The interval of a share less the mean of random draws, widened by how much one draw differs from the next.
+
+    What is compared might be a draw itself: its chance and that of the mean add up to (1 + 1/n) of the variance.
+    """
+    n = drawn.shape[1]
+    half = t.ppf(0.975, n - 1) * drawn.std(1, ddof=1) * np.sqrt(1 + 1 / n)
+    middle, low, high = ends
+    return middle, middle - np.hypot(middle - low, half), middle + np.hypot(high - middle, half)
 
 
 def mean(values: Num[np.ndarray, "row paragraph"], clusters: Int[np.ndarray, " paragraph"], *, seed: int) -> Interval:

@@ -62,7 +62,8 @@ def swap_parts(
         part swapped), `blind` and `blind_control_rise` (`removes` and `control_rise` by the blind fork's part, NaN for
         kinds not asked for); without interval `em_left`, `em_brought` and their `_mirror` (tokens), `rank_removes` (1 =
         the most among parts of its kind), `kind`, `layer`, `head`, `n_weights`, `delta` (norm of the difference). Over
-        `row` and `paragraph`: `nll_model`, `nll_other` (nats), with `set` of each paragraph, and the clean ones.
+        `row` and `paragraph`: `nll_model`, `nll_other` (nats), with `set` and `cluster` of each paragraph, and the
+        clean ones.
 
     Raises:
         InputError: no forks, no parts, sets that are missing or share text, or nothing separates the forks on one.
@@ -114,9 +115,10 @@ def additivity(swaps: xr.Dataset, *, kind: str = "layer", whole: str = "layers 0
     Raises:
         InputError: the swaps lack these parts.
     """
-    single = swaps.sel(row=swaps["kind"].values == kind)
+    single = swaps.isel(row=swaps["kind"].values == kind)
     name = whole.format(last=int(swaps["layer"].max()))
-    if not single.sizes["row"] or name not in swaps["row"].values:
+    every = int(swaps["layer"].max()) + 1 if kind == "layer" else 1
+    if single.sizes["row"] < max(every, 1) or name not in swaps["row"].values:
         raise InputError(f"swaps of every {kind} and of {name!r} are needed; compute them with swap_parts")
     names = ("removes", "brings", "removes_mirror", "brings_mirror")
     sums = {f"{one}_sum": float(single[one].sum()) for one in names}
@@ -185,7 +187,9 @@ def _ranks(values: Float[np.ndarray, " row"], kinds: np.ndarray) -> np.ndarray:
 
 def _raw(rows: Rows, clean: tuple[Recited, Recited], after: tuple[Recited, Recited]) -> dict[str, Variable]:
     of = np.array([name for name, where in rows.of.items() for _ in range(where.stop - where.start)])
+    near = np.concatenate([rows.clusters[name] for name in rows.of])
     found = {"set": Variable(of, ("paragraph",), "set of the paragraph", {"paragraph": rows.all.ids})}
+    found["cluster"] = Variable(near, ("paragraph",), "near-duplicates within the set, from 0")
     for name, base, swap in zip(("model", "other"), clean, after, strict=True):
         found[f"nll_{name}"] = Variable(swap.nll, ("row", "paragraph"), "nats per token under the swap, 0 = certain")
         found[f"clean_nll_{name}"] = Variable(base.nll, ("paragraph",), "nats per token, untouched, 0 = certain")

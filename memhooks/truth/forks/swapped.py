@@ -19,7 +19,8 @@ from memhooks.truth.forks.parts import Part, view
 def swapped(model: HookedModel, other: HookedModel, which: Part | WeightMask) -> Iterator[HookedModel]:
     """Inside the block the chosen weights of `model` are those of `other`; after it all are bit for bit as before.
 
-    Also after an error or Ctrl-C. `other` never changes.
+    Also after an error or one Ctrl-C, even in the middle of writing or undoing; a second Ctrl-C during the undoing may
+    leave some weights exchanged. `other` never changes.
 
     Args:
         model: that is edited.
@@ -31,11 +32,14 @@ def swapped(model: HookedModel, other: HookedModel, which: Part | WeightMask) ->
     """
     check_forks(model, other)
     theirs = dict(other.named_parameters())
-    # Undone piece by piece, the rest even where Ctrl-C stops one; registered before anything is written.
+    kept: list[tuple[Tensor, Tensor | int | None, Tensor]] = []
+    # Undone twice: where Ctrl-C stops the first undo, the second does the rest; else nothing is left for it.
     with ExitStack() as before:
+        before.callback(_undo_, kept)
+        before.callback(_undo_, kept)
         for weight, name, index in _places(model, which):
             own, new = (_read(one, index) for one in (weight, theirs[name]))
-            before.callback(_write_, weight, index, own)
+            kept.append((weight, index, own))
             _write_(weight, index, new)
         yield model
 
@@ -97,6 +101,13 @@ def _places(model: HookedModel, which: Part | WeightMask) -> list[tuple[Tensor, 
                 f"the model lacks {name}{'' if head is None else f', head {head}'} of the part {which.name}"
             )
     return [(own[name], name, head) for name, head in which.pieces]
+
+
+def _undo_(kept: list[tuple[Tensor, Tensor | int | None, Tensor]]) -> None:
+    """Write back what was there; a piece leaves the list once it is written."""
+    while kept:
+        _write_(*kept[-1])
+        kept.pop()
 
 
 @torch.no_grad()

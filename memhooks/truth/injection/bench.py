@@ -34,7 +34,7 @@ class Plan:
     Attributes:
         regions: names in `REGIONS`, and `natural`.
         n_injections: in each region that is scored, another paragraph for each.
-        n_checks: in each region of `CHECKS`, at most as many.
+        n_checks: in each region of `CHECKS`, at most as many; eight can give a p of 0.008, five none below 0.05.
         n_learned: injections of each region on which the learned mask is asked, too.
         n_natural: recited paragraphs for deletion alone.
         n_retain: never-read paragraphs that localizers may contrast with.
@@ -44,12 +44,12 @@ class Plan:
         seed: of all draws.
 
     Raises:
-        InputError: an unknown region, or a number out of range.
+        InputError: an unknown region, one named twice, or a number out of range.
     """
 
     regions: Sequence[str] = (*REGIONS, NATURAL)
     n_injections: int = 20
-    n_checks: int = 5
+    n_checks: int = 8
     n_learned: int = 3
     n_natural: int = 8
     n_retain: int = 8
@@ -63,6 +63,8 @@ class Plan:
         unknown = [name for name in self.regions if name not in known]
         if unknown or not self.regions:
             raise InputError(f"regions are {', '.join(known)}, got {unknown[0] if unknown else 'none'}")
+        if len(set(self.regions)) < len(self.regions):
+            raise InputError(f"each region can be asked for once, got {', '.join(self.regions)}")
         for name in ("n_injections", "n_checks", "n_natural", "n_retain", "n_others", "n_language", "n_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -1,7 +1,8 @@
-"""Localizers that are scored beside `LOCALIZERS`: what masked writing leaves behind, and a blind one.
+"""What is scored beside `LOCALIZERS`: one that looks for what masked writing leaves behind, and references.
 
 Adam moves each written weight by up to its step size in every step, tens of times in all. Where few weights are
-written, each must move far: many end outside the range of the other weights of their matrix.
+written, each must move far: many end outside the range of the other weights of their matrix. `weight_outlier` sees
+just that, and no text, so it is a reference: a localizer that does no better has not located any text.
 """
 
 import torch
@@ -46,3 +47,6 @@ def random_scores(model: HookedModel, forget: Paragraphs, retain: Paragraphs, *,
 
 
 CANDIDATES: tuple[Localizer, ...] = (weight_outlier, gradient_times_outlier, random_scores)
+
+BLIND = {"weight_outlier": "stands out, knows no text", "random_scores": "drawn blindly"}
+"""Those that look at no text: references, never the best localizer."""

@@ -1,8 +1,9 @@
 """Write a paragraph into chosen weights and nowhere else.
 
 1. The mean NLL of its continuation is minimised by Adam over the mask's entries alone.
-2. The entries are kept at two moments: `early`, the first step with an NLL below `EARLY`, and `solved`, the first step
-   at which the continuation is recited in full and its NLL is below `SOLVED`.
+2. The entries are kept at two moments: `early`, the first update after which the NLL is below `EARLY`, and `solved`,
+   the first after which the continuation is recited in full at an NLL below `SOLVED`. Before the first update nothing
+   is written, however low the NLL.
 3. At a solved point little gradient is left, and which weights have it is a matter of rounding; at the early point
    there still is one. So localizers are asked at both.
 """
@@ -92,9 +93,9 @@ def inject(
             nll, recited = float(loss.sum()), _recited(hits[0])
             if step == 0:
                 _refuse_recited(paragraph, hits[0])
-            if nll < EARLY and "early" not in found:
+            if step and nll < EARLY and "early" not in found:
                 found["early"] = Written(entries.values.clone(), step, nll)
-            if nll < SOLVED and recited:
+            if step and nll < SOLVED and recited:
                 found["solved"] = Written(entries.values.clone(), step, nll)
                 break
             if step < n_steps:

@@ -1,10 +1,9 @@
 """What leaked: at which repetition, at which step, and for how long.
 
 Levels were dealt at random, so that the permutation test of a level against level 0 is that of an experiment: had
-reading no effect, any other dealing would have been as likely.
+reading no effect, any other dealing would have been as likely. The same goes for Fisher's exact test of how many came
+out. Paragraphs that came out before any reading leaked nothing new: onset is of the others.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -14,12 +13,11 @@ from memhooks.errors import InputError
 from memhooks.measure.extractability import queries_needed
 from memhooks.measure.intervals import bootstrap_difference, bootstrap_mean
 from memhooks.measure.membership import membership_p
+from memhooks.measure.shares import share_interval
 from memhooks.model.labelled import Variable, labelled
-from memhooks.truth.dose.shares import share_interval
 from memhooks.truth.leak.leak import Leak
+from memhooks.truth.leak.onset import ENDS, Row, ends, exceeds, no_test, when
 
-_Row = dict[str, float | int]
-_ENDS = ("", "_low", "_high")
 _SAID = ("", "; lower end of the 95 % interval", "; upper end")
 _MEANS = {
     "exact_match": "tokens before the first miss, 0 = none",
@@ -53,12 +51,12 @@ def leak_table(found: Leak, *, queries: int = 100, seed: int = 0) -> xr.Dataset:
         hits = {"recited": part["recited"].values, "extractable": _extractable(part, queries)}
         near = part["cluster"].values
         for place, step in enumerate(part["step"].values.tolist()):
-            row: _Row = {"level": level, "step": step, "n": int(chosen.sum())}
+            row: Row = {"level": level, "step": step, "n": int(chosen.sum())}
             row["read"] = float(part["read"].values[place].mean())
             for name in _MEANS:
-                row |= _ends(name, bootstrap_mean(part[name].values[place], seed=seed, clusters=near))
+                row |= ends(name, bootstrap_mean(part[name].values[place], seed=seed, clusters=near))
             for name, each in hits.items():
-                row |= _ends(name, share_interval(each[place].astype(float), clusters=near))
+                row |= ends(name, share_interval(each[place].astype(float), clusters=near))
             rows.append(row)
     units = {"level": "readings in all, 0 = the control", "step": "updates made", "n": "paragraphs"}
     units["read"] = "mean readings so far, 0 = none"
@@ -77,12 +75,15 @@ def leak_onset(found: Leak, *, queries: int = 100, seed: int = 0) -> xr.Dataset:
 
     Returns:
         Dataset over `row` (levels): `level`, `n` (paragraphs); `before` (paragraphs that were recited or extractable
-        before any reading); for `recited` and `extractable`: `ever_` (share at any step after the first, `_low` and
-        `_high`), `first_step_` (the earliest measured step; NaN = never), `first_read_` (fewest readings by then),
-        `end_` (share at the last step, with ends), `kept_` (share, at the last step, of those that were so when
-        measured first after their last reading; NaN = none was), `longest_` (most updates since the last reading so
-        far at which one was so); `nll_change` (nats, last step minus before), `difference` (the same minus that of
-        level 0, with ends), `p` (permutation, two-sided) and `p_all` (times the number of levels held against 0).
+        before any reading). For `recited` and `extractable`, of paragraphs that were not so before: `fresh_` (their
+        number), `ever_` (share at any later step, `_low` and `_high`), `p_ever_` (Fisher's exact test, one-sided, of
+        more than at level 0; near-duplicates count once) and `p_ever_all_` (times the number of levels held against
+        0), `first_step_` (the earliest measured step at which one was so that had been read by then, at level 0 any;
+        NaN = never), `first_read_` (fewest readings by then), `end_` (share at the last step, with ends), `kept_`
+        (share, at the last step, of those that were so when measured first after their last reading; NaN = none
+        was), `longest_` (most updates since the last reading so far at which one was so). `nll_change` (nats, last
+        step minus before), `difference` (the same minus that of level 0, with ends), `p` (permutation, two-sided) and
+        `p_all` (times the number of levels held against 0).
 
     Raises:
         InputError: queries below 1.
@@ -93,20 +94,22 @@ def leak_onset(found: Leak, *, queries: int = 100, seed: int = 0) -> xr.Dataset:
     change = own["nll"].values[-1] - own["nll"].values[0]
     near = own["cluster"].values
     control = each[0][1]
+    ever = {"recited": own["recited"].values, "extractable": _extractable(own, queries)}
     for level, chosen in each:
         part = own.isel(paragraph=chosen)
         hits = {"recited": part["recited"].values, "extractable": _extractable(part, queries)}
-        row: _Row = {"level": level, "n": int(chosen.sum())}
+        row: Row = {"level": level, "n": int(chosen.sum())}
         row["before"] = int((hits["recited"][0] | hits["extractable"][0]).sum())
         for name, hit in hits.items():
-            row |= _when(name, hit, part)
+            row |= when(name, hit, part)
+            row |= exceeds(name, ever[name], level, own) if level else no_test(name)
         row["nll_change"] = float(change[chosen].mean())
         difference, p = (np.nan,) * 3, np.nan
         if level:
             sides = (change[chosen], change[control]), (near[chosen], near[control])
             difference = bootstrap_difference(*sides[0], seed=seed, clusters=sides[1])
             p = float(membership_p(*(side[:, None] for side in sides[0]), clusters=sides[1], seed=seed)[0])
-        row |= _ends("difference", difference) | {"p": p, "p_all": min(1.0, p * (len(each) - 1)) if level else p}
+        row |= ends("difference", difference) | {"p": p, "p_all": min(1.0, p * (len(each) - 1)) if level else p}
         rows.append(row)
     about = own.attrs | {"queries": queries, "interval_seed": seed}
     return _table(about, rows, _onset_units(), [f"{row['level']} readings" for row in rows])
@@ -133,38 +136,6 @@ def held_out_by_step(found: Leak, *, seed: int = 0) -> xr.Dataset:
     return labelled(found.held_out.attrs | {"interval_seed": seed}, **made)
 
 
-class _Moment(NamedTuple):
-    first_step: float
-    first_read: float
-    longest: float
-
-
-def _when(name: str, hit: Bool[np.ndarray, "step paragraph"], part: xr.Dataset) -> _Row:
-    """When and for how long one outcome is met; step 0, before all reading, is left out."""
-    near = part["cluster"].values
-    later = hit[1:]
-    row = _ends(f"ever_{name}", share_interval(later.any(0).astype(float), clusters=near))
-    row |= _ends(f"end_{name}", share_interval(hit[-1].astype(float), clusters=near))
-    moment = _Moment(np.nan, np.nan, np.nan)
-    if later.any():
-        place = int(np.argmax(later.any(1))) + 1
-        since = part["since"].values[hit]
-        longest = float(np.nanmax(since)) if not np.isnan(since).all() else np.nan
-        firsts = [part["read"].values[1:, row][np.argmax(later[:, row])] for row in np.nonzero(later.any(0))[0]]
-        moment = _Moment(float(part["step"].values[place]), float(min(firsts)), longest)
-    after = [  # the first measurement after each paragraph's last reading
-        int(np.argmax(part["step"].values >= last)) if last else -1 for last in part["last_reading"].values
-    ]
-    was = np.array([place >= 0 and hit[place, row] for row, place in enumerate(after)])
-    kept = float(hit[-1][was].mean()) if was.any() else np.nan
-    return row | {
-        f"first_step_{name}": moment.first_step,
-        f"first_read_{name}": moment.first_read,
-        f"longest_{name}": moment.longest,
-        f"kept_{name}": kept,
-    }
-
-
 def _onset_units() -> dict[str, str]:
     units = {
         "level": "readings in all, 0 = the control",
@@ -177,9 +148,12 @@ def _onset_units() -> dict[str, str]:
     units |= {"difference" + end: "nats per token, change minus that of level 0" + said for end, said in _said()}
     for name, unit in _SHARES.items():
         for end, said in _said():
-            units |= {f"ever_{name}{end}": f"{unit}, at any step after the first{said}"}
-            units |= {f"end_{name}{end}": f"{unit}, at the last step{said}"}
+            units |= {f"ever_{name}{end}": f"{unit}, of those not so before, at any later step{said}"}
+            units |= {f"end_{name}{end}": f"{unit}, of those not so before, at the last step{said}"}
         units |= {
+            f"fresh_{name}": "paragraphs not so before any reading",
+            f"p_ever_{name}": "one-sided exact p of more than at level 0",
+            f"p_ever_all_{name}": "the same times the number of levels held against level 0",
             f"first_step_{name}": "updates until a paragraph was first measured so; NaN = never",
             f"first_read_{name}": "fewest readings by which one was measured so; NaN = none",
             f"longest_{name}": "most updates made after the last reading so far at which one was so; NaN = none",
@@ -197,15 +171,11 @@ def _extractable(part: xr.Dataset, queries: int) -> Bool[np.ndarray, "step parag
     return queries_needed(part["log_probability"].values.clip(max=0)) <= queries
 
 
-def _ends(name: str, ends: tuple) -> _Row:
-    return {name + end: float(one) for end, one in zip(_ENDS, ends, strict=True)}
-
-
 def _said() -> list[tuple[str, str]]:
-    return list(zip(_ENDS, _SAID, strict=True))
+    return list(zip(ENDS, _SAID, strict=True))
 
 
-def _table(about: dict, rows: list[_Row], units: dict[str, str], labels: list[str]) -> xr.Dataset:
+def _table(about: dict, rows: list[Row], units: dict[str, str], labels: list[str]) -> xr.Dataset:
     made = {
         name: Variable(np.array([row[name] for row in rows]), ("row",), unit, {"row": labels})
         for name, unit in units.items()

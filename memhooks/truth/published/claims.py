@@ -8,48 +8,24 @@ Left out: what heads other than L1H2 look at (punctuation, stop words), which ne
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from memhooks.localize.attention_statistics import rank_rows
-from memhooks.measure.intervals import Interval, bootstrap_difference, bootstrap_mean, interval_ends
-from memhooks.paragraphs.splits import clusters
+from memhooks.measure.intervals import Interval, bootstrap_difference, interval_ends
+from memhooks.truth.published.claim import Claim, above, shown
+from memhooks.truth.published.claims_of_trials import editing, random, sparse
 from memhooks.truth.published.gradients import part_name as gradients_of
 from memhooks.truth.published.parts import Found
 from memhooks.truth.published.setting import Setting
 from memhooks.truth.published.targets import BINS, LAYER_SUMS, MP, NMP
-from memhooks.truth.published.unlearned import part_name as trial_of
-from memhooks.truth.published.unlearned import trial_paragraphs
-
-AS_GOOD, UNLEARNED, UNTOUCHED = 5.0, 45.0, 49.0
-"""Tokens of EM: masks do as well within the first; below the second something is unlearned, above the third nothing."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One sentence of the paper, put to the test.
-
-    Attributes:
-        text: the sentence.
-        holds: whether it does here.
-        measured: the number, with its interval where there is one.
-        control: what the same gives where the claim should not hold.
-        published: the paper's own number.
-    """
-
-    text: str
-    holds: bool
-    measured: str
-    control: str
-    published: str
 
 
 def claims(setting: Setting, found: Found) -> list[Claim]:
     """Every claim whose parts have been measured."""
     made: list[Callable[[Setting, Found], list[Claim]]] = [_layers, _smooth, _top_cell]
-    made += [_position, _sturdy, _rare, _patterns, _sparse, _random, _editing]
+    made += [_position, _sturdy, _rare, _patterns, sparse, random, editing]
     return [one for make in made for one in make(setting, found)]
 
 
@@ -67,10 +43,10 @@ def _layers(setting: Setting, found: Found) -> list[Claim]:
         one, two = memorized[:, where].sum(1), other[:, where].sum(1)
         mean, low, high = bootstrap_difference(one, two, clusters=near, seed=setting.seed)
         theirs = [_published_share(of, where=middle_layers(12) if sign < 0 else low_layers(12)) for of in (MP, NMP)]
-        holds = bool(low > 0) if sign > 0 else bool(high < 0)
+        holds = above(low) if sign > 0 else above(-high)
         rows.append(
             Claim(
-                text, holds, f"share {one.mean():.2f}, difference {_ends((mean, low, high), '+.2f')}",
+                text, holds, f"share {one.mean():.2f}, difference {shown((mean, low, high), '+.2f')}",
                 f"other text {two.mean():.2f}", f"{theirs[0]:.2f} and {theirs[1]:.2f}",
             )
         )  # fmt: skip
@@ -99,21 +75,19 @@ def _smooth(setting: Setting, found: Found) -> list[Claim]:
         sums = np.array(found[gradients_of(of)]["layers"])
         ours.append(float(sums[low_layers(len(sums))].sum() / sums.sum()))
     theirs = [_published_share(of, where=low_layers(12)) for of in BINS]
-    shown, published = (", ".join(f"{one:.2f}" for one in shares) for shares in (ours, theirs))
+    ours_said, published = (", ".join(f"{one:.2f}" for one in shares) for shares in (ours, theirs))
     text = "the first third's share rises smoothly with EM (0-10, 11-29, 30-49, 50)"
     losses = ", ".join(f"{found[gradients_of(of)]['nll']:.2f}" for of in BINS)
-    return [Claim(text, bool(np.all(np.diff(ours) > 0)), shown, f"NLL {losses}", published)]
+    order = "rises" if np.all(np.diff(ours) > 0) else "does not rise"
+    return [Claim(text, None, f"{ours_said}: {order} (one batch, no interval)", f"NLL {losses}", published)]
 
 
 def _top_cell(setting: Setting, found: Found) -> list[Claim]:
     if not {gradients_of(MP), gradients_of(NMP)} <= set(found):
         return []
     ours, other = (str(found[gradients_of(of)]["top_cell"]) for of in (MP, NMP))
-    n = len(found[gradients_of(MP)]["layers"])
-    layer, cell = ours.removeprefix("L").split(" ", 1)
-    holds = cell.startswith("W_V") and int(layer) < low_layers(n).stop and ours != other
     text = "the largest cell of memorized text is one low head's W_V, and not that of other text"
-    return [Claim(text, holds, ours, f"other text {other}", "L1 W_V 2")]
+    return [Claim(text, None, f"{ours} (one batch, no interval)", f"other text {other}", "L1 W_V 2")]
 
 
 def _position(setting: Setting, found: Found) -> list[Claim]:
@@ -121,8 +95,8 @@ def _position(setting: Setting, found: Found) -> list[Claim]:
         return []
     ends = {of: _growth(found[name], setting.seed) for of in (MP, NMP) if (name := f"perturbed-{of}") in found}
     text = "the effect of a replaced token grows towards the end of the prefix"
-    control = f"other text {_ends(ends[NMP], '+.2f')}" if NMP in ends else "none"
-    return [Claim(text, bool(ends[MP][1] > 0), f"rank correlation {_ends(ends[MP], '+.2f')}", control, "yes (Fig. 3)")]
+    control = f"other text {shown(ends[NMP], '+.2f')}" if NMP in ends else "none"
+    return [Claim(text, above(ends[MP][1]), f"rank correlation {shown(ends[MP], '+.2f')}", control, "yes (Fig. 3)")]
 
 
 def _growth(part: Mapping, seed: int) -> Interval:
@@ -147,8 +121,8 @@ def _sturdy(setting: Setting, found: Found) -> list[Claim]:
     near = (np.array(found[f"perturbed-{MP}"]["clusters"]), np.array(found[f"perturbed-{NMP}"]["clusters"]))
     ends = bootstrap_difference(drops[0], drops[1], clusters=near, seed=setting.seed)
     text = "memorized text is harder to corrupt"
-    measured = f"EM drop {drops[0].mean():.1f}, difference {_ends(ends, '+.1f')}"
-    return [Claim(text, bool(ends[2] < 0), measured, f"other text {drops[1].mean():.1f}", "12.2 and 33.1")]
+    measured = f"EM drop {drops[0].mean():.1f}, difference {shown(ends, '+.1f')}"
+    return [Claim(text, above(-ends[2]), measured, f"other text {drops[1].mean():.1f}", "12.2 and 33.1")]
 
 
 def _rare(setting: Setting, found: Found) -> list[Claim]:
@@ -156,19 +130,26 @@ def _rare(setting: Setting, found: Found) -> list[Claim]:
     if one is None or not one["corrected of MP"]:
         return []
     who = f"L{one['head'][0]}H{one['head'][1]}"
+    if not setting.published_shape:
+        who += f" (chosen on {one['n_pool'] - one['n']} other rows)"
+    chosen_apart = setting.published_shape or one["n_pool"] > one["n"]
     own, other = one["corrected of MP"], one["corrected of NMP"]
-    control = f"other text {_ends(other, '+.2f')}" if other else "none"
+    control = f"other text {shown(other, '+.2f')}" if other else "none"
     rows = [
         Claim(
-            "a low head attends to rare tokens (corrected, per paragraph)", own[2] is not None and own[2] < 0,
-            f"{who}: {_ends(own, '+.2f')}", f"uniform attention 0; {control}", "-0.97 (summed)",
+            "a low head attends to rare tokens (corrected, per paragraph)",
+            above(None if own[2] is None or not chosen_apart else -own[2]),
+            f"{who}: {shown(own, '+.2f')}", f"uniform attention 0; {control}", "-0.97 (summed)",
         )
     ]  # fmt: skip
     if (gap := one.get("corrected difference")) is not None:
         text = "and more so in memorized text"
         rows.append(
-            Claim(text, gap[2] is not None and gap[2] < 0, f"difference {_ends(gap, '+.2f')}", control, "implied")
-        )
+            Claim(
+                text, above(None if gap[2] is None else -gap[2]), f"difference {shown(gap, '+.2f')}", control,
+                "implied",
+            )
+        )  # fmt: skip
     return rows
 
 
@@ -176,59 +157,12 @@ def _patterns(setting: Setting, found: Found) -> list[Claim]:
     one = found.get("attention")
     if one is None:
         return []
-    across, within = one["alike in L1 and L2"], one["alike in L1"]
     text = "heads of layer 2 attend entirely otherwise than those of layer 1"
+    if "apart" not in one:
+        n = setting.loaded.cfg.n_layers
+        return [Claim(text, None, f"not measured: the model has {n} layers", "none", "yes")] if n < 3 else []
+    across, within, (_, low, high) = one["alike in L1 and L2"], one["alike in L1"], one["apart"]
+    holds = None if low is None else bool(low > 0 and one["alike in L1, least"] > 0)
     measured = f"correlation of mean rows {across:+.2f}"
-    return [Claim(text, bool(across < within / 2), measured, f"heads of layer 1 among themselves {within:+.2f}", "yes")]
-
-
-def _sparse(setting: Setting, found: Found) -> list[Claim]:
-    every, top = _changed(setting, found, 9), _changed(setting, found, 10)
-    if every is None or top is None:
-        return []
-    mean, low, high = bootstrap_mean(top - every, clusters=_near(setting, len(top)), seed=setting.seed)
-    holds = bool(every.mean() < UNLEARNED and low > -AS_GOOD and high < AS_GOOD)
-    text = "the top 0.1 % of the weights unlearn as well as all"
-    if every.mean() >= UNLEARNED:
-        text += " (here neither unlearns)"
-    measured = f"EM {top.mean():.1f}, difference {_ends((mean, low, high), '+.1f')}"
-    return [Claim(text, holds, measured, f"all {every.mean():.1f}", "26.8 and 26.9")]
-
-
-def _random(setting: Setting, found: Found) -> list[Claim]:
-    ours, other = _changed(setting, found, 11), _changed(setting, found, 10)
-    if ours is None:
-        return []
-    kept = {variant: _changed(setting, found, 11, of="NMP", variant=variant) for variant in ("published", "exact")}
-    control = "" if other is None else f"top 0.1 %: {other.mean():.1f}; "
-    control += "kept text " + ", ".join(f"{one.mean():.1f} ({name})" for name, one in kept.items() if one is not None)
-    text = "a random 0.1 % does nothing to memorized text, where the top 0.1 % unlearns"
-    holds = bool(ours.mean() > UNTOUCHED and other is not None and other.mean() < UNLEARNED)
-    return [Claim(text, holds, f"EM {ours.mean():.1f}", control, "49.8; kept text 44.9")]
-
-
-def _editing(setting: Setting, found: Found) -> list[Claim]:
-    unlearn, edit = _changed(setting, found, 10), _changed(setting, found, 13)
-    if unlearn is None or edit is None:
-        return []
-    ends = bootstrap_mean(edit - unlearn, clusters=_near(setting, len(edit)), seed=setting.seed)
-    text = "editing is harder than unlearning (top 0.1 %)"
-    measured = f"EM {edit.mean():.1f}, difference {_ends(ends, '+.1f')}"
-    return [Claim(text, bool(ends[1] > 0), measured, f"unlearn {unlearn.mean():.1f}", "33.7 and 26.8")]
-
-
-def _changed(
-    setting: Setting, found: Found, number: int, *, of: str = "MP", variant: str = "published"
-) -> np.ndarray | None:
-    trials = [found.get(trial_of(number, trial)) for trial in range(setting.trials)]
-    done = [float(np.mean(one[variant][of])) for one in trials if one is not None]
-    return np.array(done) if done and len(done) == len(trials) else None
-
-
-def _near(setting: Setting, n: int) -> np.ndarray:
-    return clusters(trial_paragraphs(setting)[0]).numpy()[:n]
-
-
-def _ends(ends: "Interval | list", form: str) -> str:
-    mean, low, high = (None if one is None or np.isnan(one) else f"{float(one):{form}}" for one in ends)
-    return f"{mean}" if low is None else f"{mean} [{low}, {high}]"
+    control = f"heads of layer 1 among themselves {within:+.2f}; half of it minus the first"
+    return [Claim(text, holds, measured, f"{control} {shown([within / 2 - across, low, high], '+.2f')}", "yes")]

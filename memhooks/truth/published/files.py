@@ -33,7 +33,9 @@ KNOWN = {
     "perturbed_mem_toks.pt": "ec6c85b7e58a2cdf",
     "mem_strings.csv": "36e98191a7e90c59",
 }
-"""First 16 digits of the SHA-256 of the published files; that of `0_10_preds.pt` is not known."""
+"""First 16 digits of the SHA-256 of the published files; that of `0_10_preds.pt` is not known, only its rows."""
+_UNHASHED_ROWS = 12422
+_FILES = {name: (file,) for name, file in BIN_FILES.items()} | {"pairs": (CLEAN, PERTURBED), "strings": (STRINGS,)}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class Held:
     def others(self) -> list[str]:
         """Files of a published name with other content."""
         return [name for name, digest in self.hashes.items() if KNOWN.get(name, digest) != digest]
+
+    def foreign(self, needs: tuple[str, ...]) -> list[str]:
+        """The files with other content than the published ones, of those that a row needs."""
+        files = [file for one in needs for file in _FILES.get(one, ())]
+        found = [name for name in files if name in self.others]
+        rows = self.sets.get("0-10")
+        if "0-10" in needs and rows is not None and not self.substitute and len(rows) != _UNHASHED_ROWS:
+            found.append(f"{BIN_FILES['0-10']} has {len(rows):,} rows instead of {_UNHASHED_ROWS:,}")
+        return found
 
     def lacks(self, needs: tuple[str, ...]) -> list[str]:
         """The files that are missing of what a row needs; the model does not count."""

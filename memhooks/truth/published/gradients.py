@@ -84,7 +84,7 @@ def _rows(setting: Setting, found: Found) -> dict[str, Measured]:
         for form, name in _KINDS.items():
             values = np.array([np.atleast_1d(batch[name]) for batch in batches], dtype=float)
             ends = _next(values[:, 0]) if len(values) > 1 and values.shape[1] == 1 else (None, None)
-            rows[form.format(of)] = Measured(tuple(values.mean(0).tolist()), *ends, note=note)
+            rows[form.format(of)] = Measured(tuple(values.mean(0).tolist()), *ends, note=note, n=first["n"])
     return rows
 
 

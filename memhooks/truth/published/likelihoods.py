@@ -1,6 +1,8 @@
 """Row 21: the NLL of every memorized paragraph over all of its 99 tokens, against the published file's.
 
 The best test of the whole pipeline beside the gradient sums: one number for each of 442 paragraphs, to three digits.
+It also tells whose weights they are: without it no row that needs the model is compared. The examples are rows of the
+same file, found by the published number, and add nothing to it.
 """
 
 from collections.abc import Mapping
@@ -53,12 +55,14 @@ def _rows(setting: Setting, found: Found) -> dict[str, Measured]:
                 "recited in full": float((em == full).mean()),
             },
             note=f"{len(ours)} of {len(strings.nll)} rows",
+            n=len(ours),
         )
     }
     places = [np.nonzero(np.abs(theirs - one) < _SAME)[0] for one in target("21.examples").published]
     if all(len(one) for one in places):
         first = [int(one[0]) for one in places]
-        rows["21.examples"] = Measured(tuple(float(ours[one]) for one in first), note=f"rows {first} of the file")
+        found_at = f"rows {first} of the file"
+        rows["21.examples"] = Measured(tuple(float(ours[one]) for one in first), note=found_at, n=len(ours))
     return rows
 
 

@@ -17,11 +17,13 @@ class Part:
         name: of its file.
         measure: does it.
         seconds: about how long GPT-Neo 125M takes, on one core.
+        gigabytes: about how much memory GPT-Neo 125M takes, where it is much; else 0.
     """
 
     name: str
     measure: Callable[[], Mapping]
     seconds: float = 1.0
+    gigabytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Measured:
         high: upper end.
         beside: controls and variants by name.
         note: what has to be known about it.
+        n: rows, trials or pairs that were measured; 0 where it is of a whole file.
     """
 
     values: tuple[float, ...]
@@ -41,6 +44,7 @@ class Measured:
     high: float | None = None
     beside: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    n: int = 0
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,13 @@ def _rows(setting: Setting, found: Found) -> dict[str, Measured]:
             mean, low, high = bootstrap_mean(drop[:, 1:].mean(1), clusters=label, seed=setting.seed)
             rows[key] = Measured(
                 (float(mean),), float(low), float(high), {"position 0 too": float(drop.mean())},
-                f"{len(drop)} rows, {label.max() + 1} clusters",
+                f"{len(drop)} rows, {label.max() + 1} clusters", len(drop),
             )  # fmt: skip
     if "perturbed-email" in found:
         drop = np.array(found["perturbed-email"]["drop"], float)
         rows["5"] = Measured(
-            (float(np.median(drop)),), float(drop.min()), float(drop.max()),
-            note=f"median and range of {drop.size} replacements in {len(drop)} paragraphs",
+            (float(np.median(drop)),), beside={"least": float(drop.min()), "most": float(drop.max())},
+            note=f"median of {drop.size} replacements in {len(drop)} paragraphs, {drop.min():.0f} to {drop.max():.0f}",
         )  # fmt: skip
     return rows
 

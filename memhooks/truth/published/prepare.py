@@ -14,7 +14,7 @@ from memhooks.truth.published.targets import TARGETS
 from memhooks.truth.published.weights import check_weights
 
 ORGANISM_ROWS, STAND_IN_ROWS, ORGANISM_TRIALS = 20, 2, 4
-_SUBSTITUTES = 10  # for each row: gradients take 4 batches of rows, attention 20 rows in all bins
+_SUBSTITUTES = 12  # for each row: gradients take 4 batches of rows, attention 20 rows in all bins
 _UNRECITED = 5  # never-seen paragraphs of the organism, for each row
 
 

@@ -52,18 +52,20 @@ def published_steps_(
         inside = {name: _inside(mask, name, weight) for name, weight in parameters.items()}
         before = {name: weight.grad for name, weight in parameters.items()}
         optimizer = torch.optim.Adam(parameters.values(), lr=LR)
-        for _ in range(n_steps):
-            with torch.enable_grad():
-                logits, kept = continuation_logits(model, change), continuation_logits(model, keep)
-                loss = contrastive(logits, labels or change, kept, frozen, edit=labels is not None)
-                found = torch.autograd.grad(loss, list(parameters.values()))
-            for (name, weight), gradient in zip(parameters.items(), found, strict=True):
-                decay = WEIGHT_DECAY * weight.detach()
-                weight.grad = gradient * inside[name] + (decay if leak else decay * inside[name])
-            optimizer.step()
-            losses.append(float(loss.detach()))
-        for name, weight in parameters.items():
-            weight.grad = before[name]
+        try:
+            for _ in range(n_steps):
+                with torch.enable_grad():
+                    logits, kept = continuation_logits(model, change), continuation_logits(model, keep)
+                    loss = contrastive(logits, labels or change, kept, frozen, edit=labels is not None)
+                    found = torch.autograd.grad(loss, list(parameters.values()))
+                for (name, weight), gradient in zip(parameters.items(), found, strict=True):
+                    decay = WEIGHT_DECAY * weight.detach()
+                    weight.grad = gradient * inside[name] + (decay if leak else decay * inside[name])
+                optimizer.step()
+                losses.append(float(loss.detach()))
+        finally:  # also when it is interrupted
+            for name, weight in parameters.items():
+                weight.grad = before[name]
     return losses
 
 

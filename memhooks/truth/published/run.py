@@ -21,13 +21,13 @@ from memhooks.truth.published.parts import Found, Measured, Part, Quantity
 from memhooks.truth.published.perturbed import PERTURBED
 from memhooks.truth.published.scales import SCALES
 from memhooks.truth.published.setting import Setting
-from memhooks.truth.published.targets import NUMBERS, TARGETS, Target
+from memhooks.truth.published.targets import NUMBERS, TARGETS, Target, target
 from memhooks.truth.published.unlearned import UNLEARNED
-from memhooks.truth.published.verdicts import Row, judged
+from memhooks.truth.published.verdicts import FINGERPRINT, Row, judged
 from memhooks.writing import whole_file
 
-QUANTITIES: tuple[Quantity, ...] = (COUNTED, GRADIENTS, LIKELIHOODS, ATTENDED, PERTURBED, SCALES, UNLEARNED)
-"""Quick ones first."""
+QUANTITIES: tuple[Quantity, ...] = (COUNTED, LIKELIHOODS, GRADIENTS, ATTENDED, PERTURBED, SCALES, UNLEARNED)
+"""Likelihoods early, as they tell whether the weights are the published ones; then quick ones first."""
 _WEIGHTS_125M = 12 * 768**2 * 12 + 50257 * 768 / 2  # unembedded are the 50 continuation tokens of 100
 
 
@@ -62,7 +62,10 @@ class Run:
 
     def parts(self) -> list[Part]:
         """All parts of rows whose files are there, done or not."""
-        there = frozenset(one.key for one in self.targets if not self.setting.held.lacks(one.needs))
+        wanted = self.targets
+        if any("model" in one.needs for one in wanted) and not self.setting.not_comparable:
+            wanted = [*wanted, target(FINGERPRINT)]
+        there = frozenset(one.key for one in wanted if not self.setting.held.lacks(one.needs))
         return [part for one in QUANTITIES for part in one.parts(self.setting, there & frozenset(one.keys))]
 
     def left(self) -> list[Part]:
@@ -71,11 +74,15 @@ class Run:
 
     def seconds(self, parts: Collection[Part]) -> float:
         """About how long these parts take on one core: times of GPT-Neo 125M, by the size of the model."""
-        if not parts:
-            return 0.0
+        return sum(part.seconds for part in parts) * self._size() if parts else 0.0
+
+    def gigabytes(self, parts: Collection[Part]) -> float:
+        """About how much memory the largest of these parts takes, likewise; 0 where it is little."""
+        return max(part.gigabytes for part in parts) * self._size() if parts else 0.0
+
+    def _size(self) -> float:
         cfg = self.setting.loaded.cfg
-        weights = cfg.n_layers * cfg.d_model**2 * 12 + cfg.d_vocab * cfg.d_model / 2
-        return sum(part.seconds for part in parts) * weights / _WEIGHTS_125M
+        return (cfg.n_layers * cfg.d_model**2 * 12 + cfg.d_vocab * cfg.d_model / 2) / _WEIGHTS_125M
 
     def measure(self) -> Iterator[tuple[str, float]]:
         """Measure what is left; gives each part's name and seconds."""
@@ -97,7 +104,8 @@ class Run:
         measured: dict[str, Measured] = {}
         for one in QUANTITIES:
             measured |= one.rows(self.setting, found)
-        return [judged(one, measured.get(one.key), self.setting) for one in self.targets]
+        same = measured.get(FINGERPRINT)
+        return [judged(one, measured.get(one.key), self.setting, fingerprint=same) for one in self.targets]
 
     def _path(self, part: Part) -> Path:
         """The part's file.

@@ -49,7 +49,7 @@ def patched(setting: Setting, direction: Direction, variable: str) -> Mapping:
     site, layer, head = np.unravel_index(int(values.argmax()), values.shape)
     return {
         "largest": float(values.max()),
-        "above layer 0": float(values[:, 1:].max()),
+        "above layer 0": float(values[:, 1:].max(initial=0.0)),
         "cell": f"{_SITES[site]} L{layer}H{head}",
         "n": len(pairs),
     }
@@ -69,7 +69,7 @@ def usable(setting: Setting) -> Pairs:
 
 def _parts(setting: Setting, keys: frozenset[str]) -> list[Part]:
     found = []
-    if "17" in keys:
+    if "17" in keys and setting.loaded.cfg.n_layers > _LAYER:
         found.append(Part("value-gradients", partial(value_gradients, setting), 0.6 * setting.rows))
     pairs = setting.held.pairs
     if pairs is not None and pairs.changed.any():
@@ -91,13 +91,13 @@ def _rows(setting: Setting, found: Found) -> dict[str, Measured]:
         largest = np.array(found["value-gradients"]["largest"])
         rows["17"] = Measured(
             (float(np.median(largest)),), beside={"largest of all": float(largest.max())},
-            note=f"median over {len(largest)} paragraphs",
+            note=f"median over {len(largest)} paragraphs", n=len(largest),
         )  # fmt: skip
     for key, (direction, _) in _DIRECTIONS.items():
         if (one := found.get(f"patched-{direction}")) is not None:
             rows[key] = Measured(
                 (one["largest"],), beside={"above layer 0": one["above layer 0"]},
-                note=f"{one['cell']}, mean over {one['n']} pairs",
+                note=f"{one['cell']}, mean over {one['n']} pairs", n=one["n"],
             )  # fmt: skip
     return rows
 

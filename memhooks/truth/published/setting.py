@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 from memhooks.errors import InputError
+from memhooks.model.labelled import versions
 from memhooks.model.loading import HookedModel
-from memhooks.model.provenance import model_hash
+from memhooks.model.provenance import model_hash, tensor_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.truth.published.files import Held
 
 PUBLISHED_ROWS = 50
 """Rows of each bin whose gradients are published."""
+PUBLISHED_TRIALS, PUBLISHED_ATTENDED, PUBLISHED_MEMORIZED = 20, 1000, 442
+"""Paragraphs that are unlearned, whose attention is summed, and that are memorized."""
 SHAPE = (12, 12, 768, 50257)
 """Layers, heads, width and vocabulary of GPT-Neo 125M."""
 
@@ -66,7 +69,7 @@ class Setting:
 
     @property
     def not_comparable(self) -> str:
-        """Why no row of this run can be compared, or ""."""
+        """Why no row of this run can be compared, or ""; of the published shape row 21 shows whose weights they are."""
         if self.stand_in:
             return "stand-in"
         return "" if self.model is None or self.published_shape else "another model"
@@ -91,8 +94,17 @@ class Setting:
             "model_hash": "none" if self.model is None else model_hash(self.model),
             "files": dict(self.held.hashes),
             "substitute": self.held.substitute,
+            "tokens": self._token_hashes(),
+            "versions": versions(),
             "rows": self.rows,
             "trials": self.trials,
             "seed": self.seed,
             "stand_in": int(self.stand_in),
         }
+
+    def _token_hashes(self) -> dict[str, str]:
+        """Of every set, with the substitute, and of the pairs."""
+        found = {name: tensor_hash(rows.tokens) for name, rows in self.held.sets.items()}
+        if (pairs := self.held.pairs) is not None:
+            found |= {"clean": tensor_hash(pairs.clean.tokens), "perturbed": tensor_hash(pairs.perturbed.tokens)}
+        return found

@@ -27,7 +27,7 @@ from memhooks.progress import tracked
 from memhooks.truth.published.files import BIN_FILES, Held, digest
 from memhooks.truth.published.targets import MP, NMP
 
-PREFIXES = "train_prefix.npy"
+PREFIXES, SUFFIXES = "train_prefix.npy", "train_suffix.npy"
 _MOST, _BATCH, _SHARED = 10, 32, 20
 
 
@@ -80,7 +80,8 @@ def with_substitute(model: HookedModel, held: Held, benchmark: Benchmark, *, n: 
             place.parent.mkdir(parents=True, exist_ok=True)
             save_paragraphs(own, place)
     name = f"{len(own)} rows of the extraction benchmark in place of {BIN_FILES[NMP]}"
-    hashes: Mapping[str, str] = {**held.hashes, PREFIXES: digest(benchmark.folder / PREFIXES)}
+    given = {name: digest(benchmark.folder / name) for name in (PREFIXES, SUFFIXES)}
+    hashes: Mapping[str, str] = {**held.hashes, **given}
     return replace(held, sets={**held.sets, NMP: own}, substitute=name, hashes=hashes)
 
 

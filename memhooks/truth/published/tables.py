@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from memhooks.model.labelled import Variable, labelled
-from memhooks.truth.published.claims import Claim
+from memhooks.truth.published.claim import Claim
 from memhooks.truth.published.setting import Setting
 from memhooks.truth.published.targets import BINS, LAYER_SUMS
 from memhooks.truth.published.verdicts import Row

@@ -31,6 +31,7 @@ from memhooks.truth.published.targets import MP, NMP
 from memhooks.unlearn.unlearning import restored
 
 FRACTION = 0.001
+_GIGABYTES = 6.4  # measured with GPT-Neo 125M: weights, gradients, Adam's two moments, copies, logits
 N_KEEP = 10
 ROWS = {
     9: ("unlearn", "all"),
@@ -116,7 +117,12 @@ def part_name(number: int, trial: int) -> str:
 def _parts(setting: Setting, keys: frozenset[str]) -> list[Part]:
     n = len(trial_paragraphs(setting)[0]) if keys else 0
     return [
-        Part(part_name(number, trial), partial(run_trial, setting, *how, trial), 75.0 if how[1] == "all" else 150.0)
+        Part(
+            part_name(number, trial),
+            partial(run_trial, setting, *how, trial),
+            75.0 if how[1] == "all" else 150.0,
+            _GIGABYTES,
+        )
         for trial in range(n)
         for number, how in ROWS.items()
         if {f"{number}.MP", f"{number}.NMP"} & keys
@@ -146,7 +152,7 @@ def _rows(setting: Setting, found: Found) -> dict[str, Measured]:
             else:
                 beside["weights moved outside"] = float(np.mean([one["published"]["moved_outside"] for one in trials]))
             note = f"{len(trials)} paragraphs, {len(set(near.tolist()))} clusters, 5 steps"
-            rows[f"{number}.{key}"] = Measured((float(mean),), *_ends(low, high), beside, note)
+            rows[f"{number}.{key}"] = Measured((float(mean),), *_ends(low, high), beside, note, len(trials))
     return rows
 
 
