@@ -83,7 +83,7 @@ def test_what_the_last_measure_would_refuse_is_refused_before_the_first(folder):
         load_read(model, named, 2, 0)
     torch.save(torch.load(named[0])[[0, 0, 0, 1, 2, 3, 4]], named[0])
     torch.save(tokens, named[2])
-    with pytest.raises(InputError, match="6 recited paragraphs that are no near-duplicates .* needed, got 5"):
+    with pytest.raises(InputError, match=r"6 recited paragraphs that are no near-duplicates .* needed, got 5"):
         load_forks(str(folder / "one"), str(folder / "two"), named, 2, 0)
 
 

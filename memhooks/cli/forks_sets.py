@@ -8,6 +8,8 @@ from memhooks.cli.sets import load_set, load_sets
 from memhooks.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
 
@@ -45,7 +47,7 @@ def load_forks(
     return loaded, fork, sets | {"others": others, "retain": kept.joined(unread_kept)}
 
 
-def one_each(rows: "Paragraphs", generator: "torch.Generator") -> "Paragraphs":  # noqa: F821
+def one_each(rows: "Paragraphs", generator: "torch.Generator") -> "Paragraphs":
     """One paragraph of each cluster of near-duplicates, in random order."""
     import torch
 
@@ -59,7 +61,7 @@ def one_each(rows: "Paragraphs", generator: "torch.Generator") -> "Paragraphs": 
 def matched(
     recited: "Paragraphs",
     n: int,
-    generator: "torch.Generator",  # noqa: F821
+    generator: "torch.Generator",
 ) -> "tuple[Paragraphs, Paragraphs, Paragraphs]":
     """Up to n paragraphs, as many read (nearly) as often, and up to 12 of the rest, to be kept.
 

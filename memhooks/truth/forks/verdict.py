@@ -180,7 +180,8 @@ def _ends(one: Estimate) -> str:
 
 
 def _of(one: xr.Dataset, name: str) -> str:
-    return _ends(Estimate(*(float(one[f"{name}{end}"]) for end in ("", "_low", "_high"))))
+    mean, low, high = (float(one[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{mean:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def _nats(one: xr.Dataset, name: str) -> str:

@@ -60,7 +60,7 @@ def exceeds(name: str, hit: Bool[np.ndarray, "step paragraph"], level: int, own:
         known = fresh & (each == one)
         n, out = len(np.unique(label[known])), len(np.unique(label[known & hit.any(0)]))
         counts.append((out, n - out))
-    p = float(fisher_exact(counts, alternative="greater")[1])
+    p = float(np.asarray(fisher_exact(counts, alternative="greater"))[1])
     return {f"p_ever_{name}": p, f"p_ever_all_{name}": min(1.0, p * (len(np.unique(each)) - 1))}
 
 

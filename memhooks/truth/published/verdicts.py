@@ -28,7 +28,7 @@ _BY_BATCH = (6, 7, 8)
 _UNLEARNED, _MIXED = range(9, 15), (15, 16)
 _LAYERS = {"17": 2, "18.L1": 2, "18.L2": 3}
 """How many layers a model must have for that row."""
-_LEAST = dict.fromkeys((4, 6, 7, 8, 17), (PUBLISHED_ROWS, "rows"))
+_LEAST: dict[int, tuple[int, str]] = dict.fromkeys((4, 6, 7, 8, 17), (PUBLISHED_ROWS, "rows"))
 _LEAST |= dict.fromkeys((19, 20), (PUBLISHED_ROWS, "pairs"))
 _LEAST |= dict.fromkeys(_UNLEARNED, (PUBLISHED_TRIALS, "trials"))
 _LEAST |= dict.fromkeys((15, 16, 18), (PUBLISHED_ATTENDED, "paragraphs"))
