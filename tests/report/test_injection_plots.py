@@ -30,4 +30,6 @@ def test_recall_is_drawn_at_both_moments():
 def test_deletion_is_drawn_for_every_set():
     drawing = plot_deletion(deletion_table(rows(), seed=0))
     drawn = {trace.name: float(np.asarray(trace.x)[0]) for trace in drawing.data}
-    assert drawn == pytest.approx({"the target": 2.0, "other recited text": 0.5, "never-read text": 0.1})
+    assert drawn == pytest.approx(
+        {"the target": 2.0, "other recited text, since before the writing": 0.5, "never-read text": 0.1}
+    )

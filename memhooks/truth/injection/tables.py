@@ -47,7 +47,7 @@ _DELETION = {
     "difference": "selectivity minus that of the matched random mask, nats per token, 0 = none",
     "p": _P.format("the difference"),
     "n": "paragraphs",
-    "others_net_nll_rise": "other recited text: NLL rise since before the writing, nats per token, 0 = none",
+    "others_net_nll_rise": "other recited text: NLL rise against before the writing, nats per token, 0 = none",
     "others_before_nll_rise": "other recited text: NLL rise by the writing, nothing deleted, nats per token, 0 = none",
     "others_before_em_drop": "other recited text: exact match lost by the writing, nothing deleted, tokens, 0 = none",
 }
