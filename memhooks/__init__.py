@@ -76,7 +76,8 @@ if TYPE_CHECKING:
     from memhooks.study.study import Study
     from memhooks.truth.capacity import capacity_table, memorized_bits
     from memhooks.truth.dose.response import dose_response
-    from memhooks.truth.equal_loss import equal_loss, equal_loss_pairs
+    from memhooks.truth.equal_loss import equal_loss
+    from memhooks.truth.equal_loss_pairs import equal_loss_pairs
     from memhooks.truth.extraction.queries import extraction_curves
     from memhooks.truth.forks.counterfactual import counterfactual_memorization
     from memhooks.truth.forks.line import loss_along_line

@@ -18,7 +18,7 @@ def files(tmp_path, neo):
 
 
 def test_equal_loss(files, monkeypatch, capsys):
-    from memhooks.truth import equal_loss as module
+    from memhooks.truth import equal_loss_pairs as module
 
     found = module.equal_loss_pairs
     monkeypatch.setattr(module, "equal_loss_pairs", lambda *rows, **more: found(*rows, caliper=2.0, **more))

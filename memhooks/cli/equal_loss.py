@@ -66,8 +66,9 @@ def equal_loss(
     check_outputs({".html": [figure], ".nc": [out]})
 
     from memhooks.model.loading import load_model
-    from memhooks.truth.equal_loss import against_twin, equal_loss_pairs
+    from memhooks.truth.equal_loss import against_twin
     from memhooks.truth.equal_loss import equal_loss as compared
+    from memhooks.truth.equal_loss_pairs import equal_loss_pairs
 
     loaded = load_model(model)
     asked = 8 if times is None and (model, paragraphs) in _READ else times

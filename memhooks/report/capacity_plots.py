@@ -46,4 +46,4 @@ def plot_capacity(table: xr.Dataset) -> go.Figure:
             showlegend=False,
         )
     drawing.add_hline(y=0, line={"color": "#888", "width": 1})
-    return drawing.update_xaxes(type="category", tickangle=0)
+    return drawing.update_xaxes(type="category", tickangle=-25)  # the sets' names are long

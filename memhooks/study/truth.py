@@ -43,8 +43,8 @@ def forks_stage(
         seed: of intervals and of the blind fork.
     """
     swaps = swap_parts(organism, twin, sets, parts=PARTS, blind=("layer", "all"), seed=seed)
-    swaps.attrs["verdict"] = " ".join(parts_verdict(swaps))
     line = loss_along_line(organism, twin, sets, steps=7, seed=seed)
+    swaps.attrs["verdict"] = " ".join(parts_verdict(swaps, interpretable=bool(line.attrs["interpretable"])))
     return {
         "line": line,
         "swaps": swaps,

@@ -11,14 +11,8 @@ from memhooks.measure.perturbation import perturb
 from memhooks.measure.recitation import recitation, with_own_continuation
 from memhooks.model.provenance import model_hash
 from memhooks.paragraphs.paragraphs import Paragraphs
-from memhooks.truth.equal_loss import (
-    MEASURES,
-    EqualLossPairs,
-    _rank_correlations,
-    against_twin,
-    equal_loss,
-    equal_loss_pairs,
-)
+from memhooks.truth.equal_loss import MEASURES, _rank_correlations, against_twin, equal_loss
+from memhooks.truth.equal_loss_pairs import EqualLossPairs, equal_loss_pairs
 from memhooks.unlearn.breaking import steps_to_break
 
 
