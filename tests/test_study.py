@@ -38,6 +38,13 @@ OWN = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as fewer:
+        fewer.setattr("memhooks.study.truth.WRITTEN_IN", ("neurons",))
+        fewer.setattr("memhooks.study.truth.PARTS", ("layer", "bottom", "all"))
+        return ran(tmp_path_factory)
+
+
+def ran(tmp_path_factory):
     study = Study(tmp_path_factory.mktemp("run"), TINY)
     stages = [stage for stage, _ in study.run()]
     assert stages == list(STAGES)

@@ -66,7 +66,7 @@ def entries(mask):
     return {(name, int(place)) for name, own in mask.indices.items() for place in own}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(subsets, subsets)
 def test_masks_combine_as_sets(first, second):
     one, other = mask_of(first), mask_of(second, "x")

@@ -103,7 +103,7 @@ def test_a_damaged_file_is_refused_or_is_the_same_mask(mask, tmp_path):
     save_mask(mask, path)
     content = path.read_bytes()
 
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=100, deadline=None, derandomize=True, database=None)
     @given(st.none() | st.floats(0, 1, exclude_max=True), st.integers(1, 4), st.integers(0, 2**32))
     def check(keep, n_flips, seed):
         draw = random.Random(seed)

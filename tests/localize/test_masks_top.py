@@ -37,7 +37,7 @@ def tied_scores(draw):
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(tied_scores(), st.floats(0.001, 1.0), st.booleans())
 def test_the_selection_equals_a_full_sort(scores, fraction, tiny):
     n = sum(map(len, scores.values()))
@@ -89,7 +89,7 @@ def test_the_size_is_exact_even_when_all_scores_tie(fraction):
     assert mask.indices["a"].tolist() == list(range(min(100, round(fraction * 200))))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), st.floats(0, 1))
 def test_budgets_sum_to_k_and_are_within_one_of_the_share(sizes, share):
     k = round(share * sum(sizes))
