@@ -183,10 +183,8 @@ _HOMES = {
     ),
     "truth.sinks": ("attention_sinks",),
     "truth.extraction.queries": ("extraction_curves",),
-    "truth.equal_loss": (
-        "equal_loss",
-        "equal_loss_pairs",
-    ),
+    "truth.equal_loss": ("equal_loss",),
+    "truth.equal_loss_pairs": ("equal_loss_pairs",),
     "inspection": ("inspect_paragraph",),
     "study.study": ("Study",),
 }

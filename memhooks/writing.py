@@ -1,8 +1,12 @@
 """Files are written whole or not at all."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from memhooks.errors import InputError
 
 
 @contextmanager
@@ -14,3 +18,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_row(folder: Path, key: str, row: Mapping[str, Any]) -> None:
+    """Write a trial's row as JSON, whole or not at all."""
+    with whole_file(folder / f"{key}.json") as partial:
+        partial.write_text(json.dumps(row))
+
+
+def load_row(folder: Path, key: str) -> dict[str, Any] | None:
+    """A trial's row, if it was run before.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / f"{key}.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged; delete it to run this trial again") from error

@@ -25,8 +25,8 @@ from memhooks.model.provenance import model_hash
 from memhooks.progress import tracked
 from memhooks.study.comparison.methods import METHODS, N_EPOCHS, N_RETAIN, Method
 from memhooks.study.comparison.sets import Bench, Sizes
-from memhooks.study.comparison.trials import GOALS, Trial, load_row, misses, save_row
-from memhooks.writing import whole_file
+from memhooks.study.comparison.trials import GOALS, Trial, misses
+from memhooks.writing import load_row, save_row, whole_file
 
 Row = dict[str, Any]
 
@@ -133,15 +133,15 @@ class _Runner:
         self._folder, self._pool = folder, pool
 
     def __call__(self, trials: Sequence[Trial], what: str) -> list[Row]:
-        missing = [trial for trial in trials if load_row(self._folder, trial) is None]
+        missing = [trial for trial in trials if load_row(self._folder, trial.key) is None]
         ended = {self._pool.submit(_run_trial, trial): trial for trial in missing}
         for done in tracked(as_completed(ended), what, total=len(ended)):
-            save_row(self._folder, ended[done], done.result())
+            save_row(self._folder, ended[done].key, done.result())
         return self.of(trials)
 
     def of(self, trials: Sequence[Trial]) -> list[Row]:
         """The rows of trials that were run."""
-        return [row for trial in trials if (row := load_row(self._folder, trial)) is not None]
+        return [row for trial in trials if (row := load_row(self._folder, trial.key)) is not None]
 
 
 def _tuning(settings: Mapping[str, Sequence[int]], size: int, numbers: Iterable[int]) -> list[Trial]:

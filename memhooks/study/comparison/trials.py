@@ -1,22 +1,18 @@
 """One trial: a method with a setting on some paragraphs, timed, evaluated, and undone."""
 
-import json
 import math
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memhooks.errors import InputError
 from memhooks.study.comparison.methods import METHODS, Method
 from memhooks.study.comparison.sets import Bench, Phase
 from memhooks.unlearn.evaluation import evaluate, summary_row
 from memhooks.unlearn.recipe import Budget
-from memhooks.writing import whole_file
 
 GOALS = {"forget_em": 2.0, "longest_run": 10.0, "nll_share": 0.5, "others_lost": 2.0, "perplexity": 1.02}
 """What is aimed at: means over paragraphs, in tokens, shares of the twin's NLL, tokens, and ratios."""
@@ -76,25 +72,6 @@ class Trial:
 def method_named(name: str) -> Method:
     """The method of that name."""
     return next(one for one in METHODS if one.name == name)
-
-
-def save_row(folder: Path, trial: Trial, row: Mapping[str, Any]) -> None:
-    """Write a trial's row, whole or not at all."""
-    with whole_file(folder / f"{trial.key}.json") as partial:
-        partial.write_text(json.dumps(row))
-
-
-def load_row(folder: Path, trial: Trial) -> dict[str, Any] | None:
-    """A trial's row, if it was run before.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    path = folder / f"{trial.key}.json"
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; delete it to run this trial again") from error
 
 
 def misses(row: Mapping[str, Any]) -> float:

@@ -22,9 +22,9 @@ from memhooks.progress import tracked
 from memhooks.truth.injection.bench import NATURAL, Bench
 from memhooks.truth.injection.candidates import POWER
 from memhooks.truth.injection.regions import FRACTION, REGIONS
-from memhooks.truth.injection.trial import Row, Trial, load_row, save_row, trials
+from memhooks.truth.injection.trial import Row, Trial, trials
 from memhooks.truth.injection.writing import EARLY, SOLVED
-from memhooks.writing import whole_file
+from memhooks.writing import load_row, save_row, whole_file
 
 
 @dataclass
@@ -57,13 +57,13 @@ class Scoring:
             bench = self.load()
             self._open(bench)
             wanted = trials(bench.plan)
-            missing = [one for one in wanted if load_row(self._trials, one) is None]
+            missing = [one for one in wanted if load_row(self._trials, one.key) is None]
             if self.n_workers == 1 or len(missing) < 2:
                 for trial in tracked(missing, "injections"):
-                    save_row(self._trials, trial, trial.run(bench))
+                    save_row(self._trials, trial.key, trial.run(bench))
             else:
                 self._run_in_processes(missing)
-        return [row for one in wanted if (row := load_row(self._trials, one)) is not None]
+        return [row for one in wanted if (row := load_row(self._trials, one.key)) is not None]
 
     @property
     def _trials(self) -> Path:
@@ -155,4 +155,4 @@ def _start_worker(load: Callable[[], Bench]) -> None:
 
 
 def _run_trial(folder: Path, trial: Trial) -> None:
-    save_row(folder, trial, trial.run(_BENCH[0]))
+    save_row(folder, trial.key, trial.run(_BENCH[0]))

@@ -9,17 +9,14 @@
 For naturally recited paragraphs there is step 3 and 4 alone.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from memhooks.errors import InputError
 from memhooks.localize.masks.groups import n_chosen
 from memhooks.localize.masks.matched_random import matched_random_weights
 from memhooks.localize.masks.top import top_weights
@@ -31,7 +28,6 @@ from memhooks.truth.injection.deletion import Lost, Scored, lost, lost_without, 
 from memhooks.truth.injection.recall import changed_weights, copied, named_weights, ranks, recall
 from memhooks.truth.injection.regions import FRACTION, REGIONS, outsized
 from memhooks.truth.injection.writing import MOMENTS, Moment, entries_of, holding, inject
-from memhooks.writing import whole_file
 
 Row = dict[str, Any]
 
@@ -84,25 +80,6 @@ def trials(plan: Plan) -> list[Trial]:
         place = [*REGIONS, NATURAL].index(name)
         found += [Trial(name, number, plan.seed * 1_000_000 + place * 1000 + number) for number in range(n)]
     return sorted(found, key=lambda one: one.number)
-
-
-def save_row(folder: Path, trial: Trial, row: Mapping[str, Any]) -> None:
-    """Write a trial's row, whole or not at all."""
-    with whole_file(folder / f"{trial.key}.json") as partial:
-        partial.write_text(json.dumps(row))
-
-
-def load_row(folder: Path, trial: Trial) -> Row | None:
-    """A trial's row, if it was run before.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    path = folder / f"{trial.key}.json"
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; delete it to run this trial again") from error
 
 
 def _injection(trial: Trial, bench: Bench) -> Row:
