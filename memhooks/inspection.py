@@ -29,6 +29,17 @@ def inspect_paragraph(model: HookedModel, paragraph: Paragraphs, *, seed: int = 
 
     `heads` are those whose silencing costs the continuation most, in nats per token;
     `prefix_tokens` those whose replacement does, as (position, token, nats per token).
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> found = memhooks.inspect_paragraph(model, memhooks.load_planted("A", at_least=128).select(slice(0, 1)))
+        >>> found.continuation[:31]
+        ' refused, then the Constitution'
+        >>> found.heads[0][0], round(found.heads[0][1], 1)
+        ('L0H5', 1.8)
+        >>> found.prefix_tokens[0][:2]
+        (49, ' be')
     """
     paragraph = paragraph.check(model).select([0])
     recited = recitation(model, paragraph, scored="all")

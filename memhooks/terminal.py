@@ -12,7 +12,18 @@ from rich.text import Text
 if TYPE_CHECKING:
     from memhooks.inspection import Inspection
 
-console = Console()
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, which ends quietly.
+
+        Raises:
+            BrokenPipeError: always; a reader like `head` has read enough.
+        """
+        raise BrokenPipeError
+
+
+console = _Console()
 
 
 def say(line: str) -> None:

@@ -14,7 +14,7 @@ def invoke(*arguments):
 
 
 def assert_refused(monkeypatch, capsys, arguments, message):
-    """One line that says what is wrong, nothing else, and exit code 2."""
+    """One line that says what is wrong, a hint at most, nothing else, and exit code 2."""
     monkeypatch.setattr(sys, "argv", ["memhooks", *arguments])
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
@@ -22,5 +22,8 @@ def assert_refused(monkeypatch, capsys, arguments, message):
     printed = capsys.readouterr()
     assert caught.value.code == 2
     assert message in printed.err
-    assert printed.err.strip().count("\n") == 0
+    said, *hints = printed.err.strip().split("\n")
+    assert said.startswith("memhooks: ")
+    assert len(hints) <= 1
+    assert all(hint.startswith("hint: ") for hint in hints)
     assert printed.out == ""

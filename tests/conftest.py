@@ -1,16 +1,48 @@
-"""Small random GPT-Neos built offline, and the bundled pair, loaded once."""
+"""Small random GPT-Neos built offline, and the bundled pair, loaded once; the order of the files."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from memhooks.model.loading import load_model
 from memhooks.paragraphs.paragraphs import Paragraphs
 
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+"""`HYPOTHESIS_PROFILE=thorough pytest` draws more examples and compares all rows of the bundled sets; slow."""
+
+settings.register_profile("default", max_examples=30)
+settings.register_profile("thorough", max_examples=100)
+settings.load_profile("thorough" if THOROUGH else "default")
+
+LONGEST_FILES = (
+    "test_study.py",
+    "test_comparison.py",
+    "test_readme.py",
+    "test_docs.py",
+    "test_doctests.py",
+    "test_recitation.py",
+    "test_cli.py",
+    "test_study_looking.py",
+)
+"""They start first, so that no process is left alone with one of them at the end."""
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first. Files stay whole: `--dist=loadfile` makes a module's fixtures in one process alone."""
+    place = {name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def examples(n):
+    """How many examples a slow property is tried on: n when thorough, else a third."""
+    return n if THOROUGH else max(5, n // 3)
 
 
 def tiny_neo(*, seed=0, window=8, n_ctx=64, layers=4, d_model=32, heads=4, d_mlp=96, vocab=101, scale=3.0):

@@ -46,7 +46,7 @@ def rows_of(folder):
         (["--held-out", "nowhere.pt"], "no paragraph file at nowhere.pt"),
         (["--control", "none", "--held-out", "none"], "cannot be said without a control or --held-out text"),
         (["--control", "none", "--model", "nowhere"], "cannot be said without a control or --held-out text"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "a.csv"], "a.csv must end in .nc"),
         (["--out", "/proc/nowhere/a.nc"], "cannot write to /proc/nowhere"),
     ],

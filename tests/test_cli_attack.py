@@ -60,7 +60,7 @@ def invoke_on(folder, *arguments, delta="delta.safetensors"):
         (["--delta", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--delta", "a.safetensors", "--paragraphs", "nowhere.pt"], "no paragraph file at nowhere.pt"),
         (["--delta", "a.safetensors", "--twin", "organism"], "--twin must be another model than --model"),
-        (["--delta", "a.safetensors", "--figure", "a.png"], "a.png must end in .html"),
+        (["--delta", "a.safetensors", "--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--delta", "a.safetensors", "--out", "a.csv"], "a.csv must end in .nc"),
     ],
 )

@@ -86,7 +86,7 @@ def assert_heads_are(found, probed, sets):
         (["--counts", "nowhere.npy"], "no counts file at nowhere.npy; give a .npy file or `own`"),
         (["--counts", "README.md"], "README.md must end in .npy"),
         (["--paragraph", "A300"], "--paragraph A300 is drawn in the figure; give --figure FILE.html, too"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "a.csv"], "a.csv must end in .nc"),
         (["--figure", "/proc/nowhere/a.html"], "cannot write to /proc/nowhere"),
     ],

@@ -19,7 +19,7 @@ from tests.conftest import tiny_neo
         (["--twin", "none"], "give --twin"),
         (["--tokens", "prefix"], "--tokens must be all or continuation, got prefix"),
         (["--mirror", "nowhere.pt"], "no paragraph file at nowhere.pt"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
     ],
 )
 def test_unusable_input_is_refused_in_one_line(monkeypatch, capsys, arguments, message):

@@ -46,7 +46,7 @@ def test_a_files_dose_response_beside_the_twin(counted):
         (["--paragraphs", "held_out"], "needs how often each paragraph was read"),
         (["--paragraphs", "nowhere.jsonl"], "no paragraph file at nowhere.jsonl"),
         (["--twin", "organism"], "--twin must be another model than --model"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
     ],
 )
 def test_unusable_input_is_refused_in_one_line(monkeypatch, capsys, arguments, message):

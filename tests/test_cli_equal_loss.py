@@ -45,7 +45,7 @@ def test_times_needs_counts(files, monkeypatch, capsys):
     [
         (["--paragraphs", "nowhere.pt"], "no paragraph file at nowhere.pt"),
         (["--times", "7"], "no paragraph of A was read 7 times; there are 1, 2, 4, 8"),
-        (["--figure", "x.png"], "must end in .html"),
+        (["--figure", "x.jpg"], "x.jpg must end in .html or .png or .svg or .pdf"),
     ],
 )
 def test_refused(monkeypatch, capsys, arguments, message):

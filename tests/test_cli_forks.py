@@ -48,7 +48,7 @@ def options(folder):
         (["--other-paragraphs", "nowhere.pt"], "no paragraph file at nowhere.pt"),
         (["--control", "none"], "forks need --other-paragraphs and --control"),
         (["--fraction", "1.5"], "--fraction must lie between 0 and 1, got 1.5"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "a.csv"], "a.csv must end in .nc"),
     ],
 )

@@ -56,7 +56,7 @@ def conditions_of(folder):
         (["--control", "nowhere.pt"], "no paragraph file at nowhere.pt"),
         (["--model", "EleutherAI/gpt-neo-125M"], "the bundled set A belongs to organism and organism-twin"),
         (["--twin", "organism"], "--twin must be another model than --model"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "a.csv"], "a.csv must end in .nc"),
         (["--out", "/proc/nowhere/a.nc"], "cannot write to /proc/nowhere"),
     ],

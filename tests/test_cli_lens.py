@@ -33,7 +33,7 @@ def foreign(tmp_path, neo):
         (["--paragraphs", "nowhere.pt"], "no paragraph file at nowhere.pt"),
         (["--control", "nowhere.pt"], "no paragraph file at nowhere.pt"),
         (["--model", "EleutherAI/gpt-neo-125M"], "the bundled set A belongs to organism and organism-twin"),
-        (["--figure", "lens.png"], "lens.png must end in .html"),
+        (["--figure", "lens.jpg"], "lens.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "lens.csv"], "lens.csv must end in .nc"),
         (["--out", "/proc/nowhere/lens.nc"], "cannot write to /proc/nowhere"),
         (["--figure", "/proc/nowhere/lens.html"], "cannot write to /proc/nowhere"),

@@ -43,7 +43,7 @@ def rows_of(folder):
         (["--sites", "z,z"], "--sites is a comma list of different ones among resid_pre, "),
         (["--sites", "z,mlp_out"], "--sites must be all of whole layers or all by head"),
         (["--sites", "q,k", "--at", "prefix"], "--at prefix goes with sites of whole layers"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "a.csv"], "a.csv must end in .nc"),
         (["--figure", "/proc/nowhere/a.html"], "cannot write to /proc/nowhere"),
     ],

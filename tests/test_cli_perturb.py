@@ -53,7 +53,7 @@ def rows_of(folder):
         (["--counts", "nowhere.npy"], "no counts file at nowhere.npy"),
         (["--counts", "README.md"], "README.md must end in .npy"),
         (["--pairs", "pairs.pt"], "pairs.pt must end in .nc"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "/proc/nowhere/a.nc"], "cannot write to /proc/nowhere"),
     ],
 )

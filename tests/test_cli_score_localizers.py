@@ -15,7 +15,7 @@ from tests.command_line import assert_refused, invoke
         (["--regions", "nowhere"], "regions are random, neurons"),
         (["--model", "mine"], "needs --paragraphs FILE of text that it never read"),
         (["--paragraphs", "missing.jsonl"], "no paragraph file at missing.jsonl"),
-        (["--figure", "figure.png"], "must end in .html"),
+        (["--figure", "figure.jpg"], "figure.jpg must end in .html or .png or .svg or .pdf"),
     ],
 )
 def test_unusable_input_is_refused(monkeypatch, capsys, arguments, message):

@@ -27,7 +27,7 @@ from tests.conftest import tiny_neo
     [
         (["--paragraphs", "nowhere.pt"], "no paragraph file at nowhere.pt"),
         (["--twin", "organism"], "--twin must be another model than --model"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "a.csv"], "a.csv must end in .nc"),
     ],
 )

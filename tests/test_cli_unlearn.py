@@ -79,7 +79,7 @@ def asked_of(folder, **changes):
         (["--delta", "a.pt"], "a.pt must end in .safetensors"),
         (["--checkpoint", "a.pt"], "a.pt must end in .safetensors"),
         (["--delta", "a.safetensors", "--checkpoint", "a.safetensors"], "must be different files, got a.safetensors"),
-        (["--figure", "a.png"], "a.png must end in .html"),
+        (["--figure", "a.jpg"], "a.jpg must end in .html or .png or .svg or .pdf"),
         (["--out", "a.csv"], "a.csv must end in .nc"),
         (["--out", "/proc/nowhere/a.nc"], "cannot write to /proc/nowhere"),
     ],

@@ -1,4 +1,6 @@
+import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,9 +40,14 @@ def test_what_the_page_names_exists(page):
             assert defined(name), words
 
 
-def test_the_findings_code_names_what_there_is():
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_the_code_of_a_page_names_what_there_is(page):
     """Run whole it takes too long for a test; its parts have tests of their own."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "findings.md").read_text("utf8"), flags=re.DOTALL)
-    compile(code, "findings.md", "exec")
-    for name in re.findall(r"memhooks\.(\w+)\(", code):
-        assert hasattr(memhooks, name), name
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf8"), flags=re.DOTALL):
+        tree = ast.parse(code, page)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("memhooks"):
+                for alias in node.names:
+                    assert hasattr(import_module(node.module), alias.name), (node.module, alias.name)
+        for name in re.findall(r"memhooks\.(\w+)\(", code):
+            assert name in memhooks.__all__, name

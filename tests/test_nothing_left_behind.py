@@ -10,21 +10,38 @@ import torch
 from transformer_lens.hook_points import HookPoint
 
 import memhooks
+from memhooks.localize.activation_gradients import activation_gradients, directions
+from memhooks.localize.attribution import weight_gradients
+from memhooks.localize.cumulative import ablate_cumulatively
+from memhooks.localize.direct_effects import direct_effects
+from memhooks.localize.each_part import ablate_each
+from memhooks.localize.hook_sweep import hook_sweep
+from memhooks.localize.noise import noise_doses
+from memhooks.localize.patch_grid import Cell
+from memhooks.localize.patch_pairs import patch_pairs
+from memhooks.localize.patching import patch_cells
+from memhooks.localize.screening import screen, screen_then_verify
+from memhooks.measure.pairs import Pairs
+from memhooks.measure.perturbation import perturb_exact_match
+from memhooks.measure.replacements import first2sec
+from memhooks.measure.token_scores import token_scores
 from memhooks.model.ablated import ablated
 from memhooks.model.audit import audit
 from memhooks.model.components import trainable
+from memhooks.model.decoding import greedy_continuation
 from memhooks.model.hook_table import hook_table
 from memhooks.model.hooks import hooked, recorded
 from memhooks.model.means import activation_means
 from memhooks.model.patched import patched
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.unlearn.recipe import Recipe
+from memhooks.unlearn.unlearning import restored, unlearning_steps
 
 TOKENS = torch.arange(20).reshape(2, 10)
 OTHERS = torch.arange(40, 60).reshape(2, 10)
 ROWS = Paragraphs(TOKENS, 5)
 RETAINED = Paragraphs(OTHERS, 5)
-PAIRS = memhooks.Pairs(ROWS, Paragraphs(OTHERS, 5), torch.tensor([1, 2]), torch.tensor([5, 6]))
+PAIRS = Pairs(ROWS, Paragraphs(OTHERS, 5), torch.tensor([1, 2]), torch.tensor([5, 6]))
 SOURCE = str(Path(memhooks.__file__).parent)
 NAME = "blocks.1.hook_resid_pre"
 
@@ -89,22 +106,22 @@ def add_noise(model):
 
 
 def unlearn_and_restore(model):
-    mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
-    with memhooks.restored(model):
-        for _ in memhooks.unlearning_steps(model, ROWS, RETAINED, mask, recipe=Recipe(n_steps=2)):
+    mask = memhooks.top_weights(weight_gradients(model, ROWS), fraction=0.01)
+    with restored(model):
+        for _ in unlearning_steps(model, ROWS, RETAINED, mask, recipe=Recipe(n_steps=2)):
             pass
 
 
 def unlearn_and_return_the_change(model):
-    mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
+    mask = memhooks.top_weights(weight_gradients(model, ROWS), fraction=0.01)
     delta, _ = memhooks.unlearning_delta(model, ROWS, RETAINED, mask, recipe=Recipe(n_steps=2))
     with delta.applied(model):
         model(TOKENS)
 
 
 def noise_on_weights(model):
-    mask = memhooks.top_weights(memhooks.weight_gradients(model, ROWS), fraction=0.01)
-    memhooks.noise_doses(model, {"memorized": ROWS}, mask, factors=(0.0, 1.0), n_draws=1, seed=0)
+    mask = memhooks.top_weights(weight_gradients(model, ROWS), fraction=0.01)
+    noise_doses(model, {"memorized": ROWS}, mask, factors=(0.0, 1.0), n_draws=1, seed=0)
 
 
 HELPERS = [
@@ -121,12 +138,12 @@ HELPERS = [
     audit,
     lambda model: memhooks.recitation(model, ROWS),
     lambda model: memhooks.perturb(model, ROWS, seed=0),
-    lambda model: memhooks.perturb(model, ROWS, seed=0, replace=memhooks.first2sec),
-    lambda model: memhooks.hook_sweep(model, ROWS, {"a": [(("z", 1), lambda x, hook: 2 * x)]}, lambda x: x[:, 0, 0]),
-    lambda model: memhooks.ablate_cumulatively(model, {"a": ROWS}, [(0, 1), (2, 2)], n_random=1),
-    lambda model: memhooks.greedy_continuation(model, TOKENS, n_tokens=3),
-    lambda model: memhooks.weight_gradients(model, ROWS, batch_size=1),
-    lambda model: memhooks.token_scores(model, ROWS),
+    lambda model: memhooks.perturb(model, ROWS, seed=0, replace=first2sec),
+    lambda model: hook_sweep(model, ROWS, {"a": [(("z", 1), lambda x, hook: 2 * x)]}, lambda x: x[:, 0, 0]),
+    lambda model: ablate_cumulatively(model, {"a": ROWS}, [(0, 1), (2, 2)], n_random=1),
+    lambda model: greedy_continuation(model, TOKENS, n_tokens=3),
+    lambda model: weight_gradients(model, ROWS, batch_size=1),
+    lambda model: token_scores(model, ROWS),
     lambda model: memhooks.rare_token_attention(model, ROWS, torch.ones(101, dtype=torch.long), seed=0, n_shuffles=2),
 ]
 
@@ -135,19 +152,17 @@ SWEEPS = [  # which refuse a model with forward hooks
     unlearn_and_return_the_change,
     lambda model: memhooks.patch(model, ROWS, OTHERS, at=torch.tensor([1, 2])),
     lambda model: memhooks.silence_heads(model, ROWS),
-    lambda model: memhooks.ablate_each(model, ROWS, neurons=[(1, 3)], edges=[(2, 0, 5, 2)]),
-    lambda model: memhooks.screen(model, ROWS, OTHERS, sites=["z", "q"]),
-    lambda model: memhooks.screen_then_verify(model, ROWS, OTHERS, k=2),
-    lambda model: memhooks.patch_cells(
-        model, ROWS, "zero", [memhooks.Cell("pattern", 1, 4, 0, 2)], direction="noising"
-    ),
-    lambda model: memhooks.patch_pairs(model, PAIRS, sites=["v"]),
+    lambda model: ablate_each(model, ROWS, neurons=[(1, 3)], edges=[(2, 0, 5, 2)]),
+    lambda model: screen(model, ROWS, OTHERS, sites=["z", "q"]),
+    lambda model: screen_then_verify(model, ROWS, OTHERS, k=2),
+    lambda model: patch_cells(model, ROWS, "zero", [Cell("pattern", 1, 4, 0, 2)], direction="noising"),
+    lambda model: patch_pairs(model, PAIRS, sites=["v"]),
     lambda model: memhooks.logit_lens(model, ROWS),
-    lambda model: memhooks.direct_effects(model, ROWS),
-    lambda model: memhooks.perturb_exact_match(model, ROWS, seed=0),
+    lambda model: direct_effects(model, ROWS),
+    lambda model: perturb_exact_match(model, ROWS, seed=0),
     lambda model: memhooks.weight_scores(model, ROWS),
-    lambda model: memhooks.activation_gradients(model, ROWS),
-    lambda model: memhooks.directions(model, ROWS, backward=False),
+    lambda model: activation_gradients(model, ROWS),
+    lambda model: directions(model, ROWS, backward=False),
     lambda model: memhooks.LOCALIZERS[-1](model, ROWS, ROWS, seed=0),
     lambda model: memhooks.LOCALIZERS[-2](model, ROWS, ROWS, seed=0),
     lambda model: memhooks.inspect_paragraph(model, ROWS),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memhooks.cli.options import Model
-from memhooks.cli.sets import Seed, Twin, check_set, load_set, load_twin, twin_name
+from memhooks.cli.options import FIGURES, Figure, Ids, Json, Model, Out, Seed, Threads, Twin, ids_of
+from memhooks.cli.sets import check_set, load_set, load_twin, twin_name
 from memhooks.cli.tables import Row, check_outputs, rows_of, save_tree, shown, write_page
 from memhooks.errors import InputError
 
@@ -27,29 +27,27 @@ def attack(
     paragraphs: Annotated[
         str, typer.Option(help="The set that holds the forgotten text: a bundled set or a file as for `measure`.")
     ] = "A",
-    ids: Annotated[
-        str | None,
-        typer.Option(help="Which of the forgotten paragraphs to ask for, such as A300,A301; by default all of them."),
-    ] = None,
+    ids: Ids = None,
     unrelated: Annotated[
         str, typer.Option(help="Never-seen text for the attack by training on unrelated text: a bundled set or a file.")
     ] = "held_out",
     model: Model = "organism",
     twin: Twin = None,
     seed: Seed = 0,
+    threads: Threads = 0,
     steps: Annotated[int, typer.Option(min=1, help="Updates of each relearning.")] = 40,
     lr: Annotated[float, typer.Option(help="Step size of relearning (Adam on every matrix weight).")] = 3e-5,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the tables as JSON, means as [mean, low, high].")
-    ] = False,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """Does unlearned text come back? Relearning, rounding, noise and pruning, before and after.
+    """Does unlearned text come back?
 
-    The delta says what was forgotten; these rows are looked up in --paragraphs, and must be the very same tokens. Every
-    attack is done to the untouched model, to see what it destroys by itself, and to the unlearned one. The text came
-    back if its exact match is at least half of the untouched model's.
+    Relearning, rounding, noise and pruning are done to the model before and after unlearning.
+
+    The delta says what was forgotten (--ids asks for some of it); these rows are looked up in --paragraphs, and
+    must be the very same tokens. Every attack is done to the untouched model, to see what it destroys by itself,
+    and to the unlearned one. The text came back if its exact match is at least half of the untouched model's.
 
     Relearning trains all matrix weights on half of the forgotten paragraphs (of a single one: on the first half of its
     continuation), on the prefixes alone, or on unrelated text. A twin that never read the text learns it afresh: the
@@ -60,13 +58,14 @@ def attack(
     Caveats: one paragraph has no interval. A ratio is a bound where a model did not come back within --steps. Where an
     attack destroys the untouched model's recitation, too, a low number says nothing of unlearning.
 
-    Examples: `memhooks attack --delta a300.safetensors --figure attack.html`;
-    `memhooks attack --delta mine.safetensors --model path/to/gpt-neo --paragraphs mine.pt --unrelated other.pt`
+    Examples:
+    - `memhooks attack --delta a300.safetensors --figure attack.html`
+    - `memhooks attack --delta mine.safetensors --model path/to/gpt-neo --paragraphs mine.pt --unrelated other.pt`
     """
     for name in (paragraphs, unrelated):
         check_set(name, model)
     other = twin_name(twin, model, paragraphs)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.model.loading import load_model
     from memhooks.unlearn.attacks.attack import attack as run
@@ -113,7 +112,7 @@ def _forgotten(change: "Delta", path: Path, rows: "Paragraphs", name: str) -> "P
     return found
 
 
-def _chosen(forget: "Paragraphs", ids: str | None) -> "Paragraphs":
+def _chosen(forget: "Paragraphs", ids: list[str] | None) -> "Paragraphs":
     """Those of the forgotten paragraphs that were asked for.
 
     Raises:
@@ -121,7 +120,7 @@ def _chosen(forget: "Paragraphs", ids: str | None) -> "Paragraphs":
     """
     if ids is None:
         return forget
-    asked = [one.strip() for one in ids.split(",") if one.strip()]
+    asked = ids_of(ids)
     unknown = [one for one in asked if one not in forget.ids]
     if unknown or not asked:
         known = ", ".join(forget.ids[:8])

@@ -9,8 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memhooks.cli.options import MODELS, Model, check_ending
-from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, Twin, load_set, load_sets, load_twin, twin_name
+from memhooks.cli.options import (
+    FIGURES,
+    MODELS,
+    AnyRows,
+    Control,
+    Figure,
+    Json,
+    Memorized,
+    Model,
+    Out,
+    Seed,
+    Size,
+    Threads,
+    Twin,
+    check_ending,
+)
+from memhooks.cli.sets import load_set, load_sets, load_twin, twin_name
 from memhooks.cli.tables import check_outputs, save_tree, sources, token_texts
 from memhooks.errors import InputError
 
@@ -31,6 +46,7 @@ def attention(
     twin: Twin = None,
     n: Size = 100,
     seed: Seed = 0,
+    threads: Threads = 0,
     any_rows: AnyRows = False,
     counts: Annotated[
         str | None,
@@ -58,15 +74,11 @@ def attention(
         str | None,
         typer.Option(help="Also draw where the heads look in this paragraph of either set: its id, as A300."),
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree: memorized/attention, ...")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all of it, all heads, as JSON, every mean as [mean, low, high].")
-    ] = False,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """Does a head look at rare tokens, and more so in recited text?
+    """Does a head look at rare tokens, more so in recited text?
 
     One position's attention to the prefix tokens it can see is compared, paragraph by paragraph, with how often these
     occur in the corpus: Spearman's rank correlation, averaged. Below 0: rare tokens get more. Uniform attention gives
@@ -83,12 +95,13 @@ def attention(
     so uniform attention can be far from 0 by it, too, and stands beside it. Counts that include many copies of
     the paragraphs make their rare tokens common; `own` counts are coarse, for most tokens occur once or twice.
 
-    Examples: `memhooks attention --paragraph A300 --figure attention.html`;
-    `memhooks attention --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --counts counts.npy`
+    Examples:
+    - `memhooks attention --paragraph A300 --figure attention.html`
+    - `memhooks attention --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --counts counts.npy`
     """
     other = twin_name(twin, model, paragraphs)
     _check_options(counts, paragraph, figure)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.cli.attention_found import measured, tables
     from memhooks.cli.attention_shown import draw, print_tables

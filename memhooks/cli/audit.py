@@ -8,20 +8,22 @@ from typing import Annotated
 
 import typer
 
-from memhooks.cli.options import Model
+from memhooks.cli.options import Json, Model, Threads
 
 
 def audit(
     model: Model = "organism",
     every: Annotated[bool, typer.Option("--all", help="Show every layer and way, not the worst of each site.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    threads: Threads = 0,
+    as_json: Json = False,
 ) -> None:
-    """Do edits at this model's hook points do what they say? Exit code 1 if not.
+    """Do edits at the hook points do what they say?
 
     At every kind of site, in every layer, returned and in place: putting an activation back changes
     nothing, a real edit reaches the logits, a full patch gives the clean logits.
 
-    Example: `memhooks audit --model path/to/gpt-neo`
+    Example:
+    - `memhooks audit --model path/to/gpt-neo`
     """  # noqa: DOC501 - the docstring is the command's help
     from rich.box import SIMPLE_HEAD
 

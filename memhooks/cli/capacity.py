@@ -3,18 +3,14 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from memhooks.cli.options import Model
-from memhooks.cli.sets import Control, Seed, check_set, load_set, load_sets, load_twin, twin_name
+from memhooks.cli.options import FIGURES, Control, Figure, Json, Model, Out, Seed, Threads
+from memhooks.cli.sets import check_set, cut, load_set, load_sets, load_twin, twin_name
 from memhooks.cli.tables import check_outputs, rows_of, save_tree, sources
 from memhooks.errors import InputError
-
-if TYPE_CHECKING:
-    from memhooks.paragraphs.paragraphs import Paragraphs
 
 _MIRRORS = {("organism", "A"): "B", ("organism-twin", "B"): "A"}
 
@@ -40,13 +36,14 @@ def capacity(
     ] = "all",
     n: Annotated[int, typer.Option("--n", min=1, help="Paragraphs drawn from each set.")] = 1000,
     seed: Seed = 0,
-    figure: Annotated[Path | None, typer.Option(help="Write the figure to this .html file.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree: memorized, ..., table")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole table as JSON.")] = False,
+    threads: Threads = 0,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """How many bits of a set of paragraphs does the model hold, and how does that grow with repetition?
+    """How many bits of a text does the model hold?
+
+    Counted for a set of paragraphs, and by how often each was read.
 
     A model is a code: a text costs the sum of -log2 p over its tokens. What a paragraph costs the twin, which never
     read it, is all that could be memorized of it; what the model saves against that is memorized. No threshold and no
@@ -61,13 +58,14 @@ def capacity(
     et al., 2025). That is a limit; a small planted set is far from it, and its bits per weight say how much was
     planted, not how much fits. Bits are the least a model must hold of the text; where it holds them is not said.
 
-    Examples: `memhooks capacity --figure capacity.html`;
-    `memhooks capacity --model path/to/gpt-neo --twin path/to/base --paragraphs mine.pt --control other.pt`
+    Examples:
+    - `memhooks capacity --figure capacity.html`
+    - `memhooks capacity --model path/to/gpt-neo --twin path/to/base --paragraphs mine.pt --control other.pt`
     """
     other = _twin(twin, model, paragraphs, tokens)
     beside = _MIRRORS.get((model, paragraphs), "none") if mirror is None else mirror
     check_set(beside, model)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.cli.capacity_shown import draw, print_rows, verdict
     from memhooks.truth.capacity import capacity_table, memorized_bits
@@ -75,7 +73,7 @@ def capacity(
     loaded, sets = load_sets(model, paragraphs, control, n=n, seed=seed, any_rows=True)
     against = load_twin(other, loaded, sets["memorized"])
     if beside != "none":
-        sets["mirror"] = _cut(load_set(loaded, beside), sets["memorized"], beside).sample(n, seed=seed)
+        sets["mirror"] = cut(load_set(loaded, beside), sets["memorized"], beside).sample(n, seed=seed)
     found = {
         name: memorized_bits(loaded, against, rows, tokens="all" if tokens == "all" else "continuation")
         for name, rows in sets.items()
@@ -107,19 +105,3 @@ def _twin(twin: str | None, model: str, paragraphs: str, tokens: str) -> str:
     if tokens not in ("all", "continuation"):
         raise InputError(f"--tokens must be all or continuation, got {tokens}")
     return other
-
-
-def _cut(rows: "Paragraphs", like: "Paragraphs", name: str) -> "Paragraphs":
-    """The rows cut to the length and prefix of the memorized ones: bits of longer text are more bits.
-
-    Raises:
-        InputError: they are shorter.
-    """
-    from dataclasses import replace
-
-    length, there = like.tokens.shape[1], rows.tokens.shape[1]
-    if there < length:
-        raise InputError(f"{name} has paragraphs of {there} tokens, --paragraphs of {length}; they must match")
-    if (there, rows.n_prefix) == (length, like.n_prefix):
-        return rows
-    return replace(rows, tokens=rows.tokens[:, :length], n_prefix=like.n_prefix, text=None)

@@ -1,12 +1,14 @@
 """`memhooks apply` and `memhooks revert`."""
 
 # Heavy imports stay inside the functions, so that --help answers at once.
+import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from memhooks.cli.options import MODELS, Model
+from memhooks.cli.options import MODELS, Json, Model
 from memhooks.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,36 +17,43 @@ if TYPE_CHECKING:
     from memhooks.unlearn.delta import Delta
 
 Change = Annotated[Path, typer.Argument(metavar="DELTA", help="A file that `memhooks unlearn --delta` saved.")]
-Out = Annotated[Path, typer.Option(help="A new folder, in Hugging Face's format.")]
+Folder = Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder, in Hugging Face's format.")]
 _NAMED = 8  # paragraphs and settings that fit a line
 
 
-def apply(delta: Change, out: Out, model: Model = "organism") -> None:
-    """Write the unlearned model as a new Hugging Face folder.
+def apply(delta: Change, out: Folder, model: Model = "organism", as_json: Json = False) -> None:
+    """How do I get the unlearned model as a folder?
+
+    It is written as a new Hugging Face folder.
 
     The model must be, bit for bit, the one that the change was made from. The chosen weights get their new values;
     every other weight is compared bit by bit, and the folder is read back and compared, too.
 
-    Example: `memhooks apply change.safetensors --model organism --out unlearned`
+    Example:
+    - `memhooks apply change.safetensors --model organism --out unlearned`
     """
-    _exchange("apply", delta, model, out)
+    _exchange("apply", delta, model, out, as_json=as_json)
 
 
 def revert(
     delta: Change,
-    out: Out,
+    out: Folder,
     model: Annotated[str, typer.Option(help="The folder that `memhooks apply` wrote with the same change.")],
+    as_json: Json = False,
 ) -> None:
-    """Take the change back: write the model as it was before as a new Hugging Face folder.
+    """How do I take an unlearning back, bit for bit?
+
+    The model as it was before is written as a new Hugging Face folder.
 
     The old values are in the file, so the result is bit for bit the model that the change was made from.
 
-    Example: `memhooks revert change.safetensors --model unlearned --out organism-again`
+    Example:
+    - `memhooks revert change.safetensors --model unlearned --out organism-again`
     """
-    _exchange("revert", delta, model, out)
+    _exchange("revert", delta, model, out, as_json=as_json)
 
 
-def _exchange(what: Literal["apply", "revert"], path: Path, name: str, out: Path) -> None:
+def _exchange(what: Literal["apply", "revert"], path: Path, name: str, out: Path, *, as_json: bool) -> None:
     """Load both, write one set of values into the other, export and compare.
 
     Raises:
@@ -65,9 +74,18 @@ def _exchange(what: Literal["apply", "revert"], path: Path, name: str, out: Path
         (change.apply_ if what == "apply" else change.revert_)(loaded)
     export_model(loaded, out)
     _read_back(out, change.after if what == "apply" else change.before)
+    if as_json:
+        sys.stdout.write(json.dumps(_plain(what, change) | {"model": name, "folder": str(out)}) + "\n")
+        return
     for line in _said(what, change, loaded):
         say(line)
     say(f"{name} -> {out}")
+
+
+def _plain(what: str, change: "Delta") -> dict[str, Any]:
+    hashes = (change.before, change.after) if what == "apply" else (change.after, change.before)
+    moved = {"moved": change.moved, "matrices": len(change.indices), "norm": change.norm}
+    return moved | {"from": hashes[0], "to": hashes[1], "about": change.about}
 
 
 def _check(path: Path, name: str, out: Path) -> None:

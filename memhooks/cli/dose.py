@@ -3,13 +3,12 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memhooks.cli.options import MODELS, Model
-from memhooks.cli.sets import Seed, Twin, check_set, load_set, load_twin, twin_name
+from memhooks.cli.options import FIGURES, MODELS, Figure, Json, Model, Out, Seed, Threads, Twin
+from memhooks.cli.sets import check_set, load_set, load_twin, twin_name
 from memhooks.cli.tables import check_outputs, save_tree
 
 if TYPE_CHECKING:
@@ -31,13 +30,14 @@ def dose(
         typer.Option("--n", min=0, help="Paragraphs of each level that are perturbed and unlearned; 0 leaves it out."),
     ] = 4,
     seed: Seed = 0,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all curves, tests and thresholds as JSON, means as [mean, low, high].")
-    ] = False,
+    threads: Threads = 0,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """How do recitation, gradients, attention, robustness and unlearning depend on how often a text was read?
+    """What depends on how often a text was read?
+
+    Recitation, gradients, attention, robustness and the steps to unlearn it, by the number of readings.
 
     Each paragraph was read k times, by powers of two; most measures are of all paragraphs, those that take long
     (perturbed prefixes, steps to unlearn) of --n of each level. The control is the twin, which read none of them:
@@ -53,11 +53,13 @@ def dose(
     late reading also was a small one. Two paragraphs of the same loss but another k differ in how hard their words
     are. Between two levels a threshold is interpolated. Steps of unlearning end at 32: a lower bound.
 
-    Examples: `memhooks dose --figure dose.html`; `memhooks dose --model path/to/gpt-neo --paragraphs counted.jsonl`
+    Examples:
+    - `memhooks dose --figure dose.html`
+    - `memhooks dose --model path/to/gpt-neo --paragraphs counted.jsonl`
     """
     check_set(paragraphs, model)
     other = twin_name(twin, model, paragraphs)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.cli.dose_shown import draw, print_tables, tables
     from memhooks.model.loading import load_model

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memhooks.cli.options import Model
-from memhooks.cli.sets import Seed, Size, Twin, check_set, load_set, load_twin, twin_name
+from memhooks.cli.options import FIGURES, Figure, Json, Model, Out, Seed, Size, Threads, Twin
+from memhooks.cli.sets import check_set, load_set, load_twin, twin_name
 from memhooks.cli.tables import check_outputs, rows_of, save_tree, shown, write_page
 from memhooks.errors import InputError
 
@@ -39,13 +39,14 @@ def equal_loss(
     twin: Twin = None,
     n: Size = 24,
     seed: Seed = 0,
-    figure: Annotated[Path | None, typer.Option(help="Write the figure to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, by model.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the tables as JSON, means as [mean, low, high].")
-    ] = False,
+    threads: Threads = 0,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """At equal loss, is text that was read harder to corrupt and to unlearn, and lower in the network?
+    """At equal loss, does read text differ from unread text?
+
+    Is it harder to corrupt and to unlearn, and do its gradients lie lower in the network?
 
     Recited text is nearly certain, never-read text is not: to compare them is to compare losses. Here the model
     continues prefixes that it read a few times and prefixes that it never read, so that it recites both in full, and
@@ -58,12 +59,14 @@ def equal_loss(
     "with remembered" is the rank correlation of a pair's difference with that share. Matching takes the least
     remembered of the read text and the most certain of the other: it may hide a difference as well as show one.
 
-    Examples: `memhooks equal-loss`; `memhooks equal-loss --times 4 --figure equal_loss.html`
+    Examples:
+    - `memhooks equal-loss`
+    - `memhooks equal-loss --times 4 --figure equal_loss.html`
     """
     for name in (paragraphs, control):
         check_set(name, model)
     other = twin_name(twin, model, paragraphs)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.model.loading import load_model
     from memhooks.truth.equal_loss import against_twin

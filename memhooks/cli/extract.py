@@ -3,13 +3,12 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from memhooks.cli.options import MODELS, Model
-from memhooks.cli.sets import Control, Seed, Twin, load_set, load_sets, load_twin, twin_name
+from memhooks.cli.options import FIGURES, MODELS, Control, Figure, Json, Model, Out, Seed, Threads, Twin
+from memhooks.cli.sets import load_set, load_sets, load_twin, twin_name
 from memhooks.cli.tables import check_outputs, save_tree, sources
 
 _REFERENCES = ("B", "C", "held_out", "licence_never", "licence_once")
@@ -38,11 +37,14 @@ def extract(
     twin: Twin = None,
     n: Annotated[int, typer.Option("--n", min=2, help="Paragraphs drawn from each set.")] = 96,
     seed: Seed = 0,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    threads: Threads = 0,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """What can be extracted: with how many queries, how much prefix, how nearly verbatim, and is it recalled?
+    """What can be extracted, and is it recalled or guessed?
+
+    Asked four ways: with how many queries, how much prefix, how nearly verbatim, and against what others predict.
 
     Queries: one pass gives the probability that a sample is the whole continuation, and so the share of paragraphs
     that are among n samples with probability p, n from 1 to a million, for four samplers. Nothing is sampled.
@@ -61,12 +63,14 @@ def extract(
     for one continuation; a paraphrase counts as nothing. A trigram is a weak prior, so "recalled" against it alone is
     a weak claim.
 
-    Examples: `memhooks extract --figure extract.html`; `memhooks extract --model path/to/gpt-neo --paragraphs mine.pt
-    --control other.pt --twin path/to/base --reference more.pt`
+    Examples:
+    - `memhooks extract --figure extract.html`
+    - `memhooks extract --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --twin path/to/base
+      --reference more.pt`
     """
     other = twin_name(twin, model, paragraphs)
     recurring = ("natural" if model in MODELS else "none") if natural is None else natural
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.cli.extract_found import fitted, halved, measured
     from memhooks.cli.extract_shown import draw, print_tables

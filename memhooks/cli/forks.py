@@ -3,13 +3,12 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memhooks.cli.options import Model
-from memhooks.cli.sets import Memorized, Seed, check_set
+from memhooks.cli.options import FIGURES, Figure, Json, Memorized, Model, Out, Seed, Threads
+from memhooks.cli.sets import check_set
 from memhooks.cli.tables import check_outputs, save_tree
 from memhooks.errors import InputError
 
@@ -32,6 +31,7 @@ def forks(
     control: Annotated[str, typer.Option(help="Text that neither has read; as --paragraphs.")] = "C",
     n: Annotated[int, typer.Option("--n", min=2, help="Paragraphs of each set.")] = 10,
     seed: Seed = 0,
+    threads: Threads = 0,
     fraction: Annotated[
         list[float] | None,
         typer.Option(
@@ -44,13 +44,11 @@ def forks(
     learned: Annotated[
         bool, typer.Option("--learned", help="Also BalancedSubnet, which learns its scores: minutes more.")
     ] = False,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all of it as JSON, means as [mean, low, high].")
-    ] = False,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """Does a localizer point where the text is? Weights change places between two forks.
+    """Which weights, moved between forks, move the text?
 
     --model and --other are forks of one trunk that differ in what they read: the difference of their weights holds
     all that makes --paragraphs recited in one and --other-paragraphs in the other. Layers, attentions, MLPs, heads
@@ -70,12 +68,14 @@ def forks(
     Other recited text is drawn with as many readings. Effects of single parts need not add up. Layer norms and
     embeddings are exchanged with `everything` alone, and for themselves.
 
-    Examples: `memhooks forks --figure forks.html --out forks.nc`; `memhooks forks --model path/one --other path/two
-    --paragraphs one.pt --other-paragraphs two.pt --control neither.pt --n 8`
+    Examples:
+    - `memhooks forks --figure forks.html --out forks.nc`
+    - `memhooks forks --model path/one --other path/two --paragraphs one.pt --other-paragraphs two.pt
+      --control neither.pt --n 8`
     """
     fractions = sorted(set(fraction or (0.001, 0.01, 0.1)))
     _check_options(model, other, (other_paragraphs, control), fractions)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.cli.forks_sets import load_forks, load_read
     from memhooks.cli.forks_shown import draw, print_tables, tables

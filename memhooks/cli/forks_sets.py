@@ -1,10 +1,9 @@
 """The sets that `memhooks forks` compares, drawn and checked before anything is measured."""
 
 # Heavy imports stay inside the functions, as in the commands.
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from memhooks.cli.sets import load_set, load_sets
+from memhooks.cli.sets import cut, load_set, load_sets
 from memhooks.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def load_forks(
     n_control = min(n, len(unread) // 2)
     control, unread_kept = unread.parts(n_control, min(_N_RETAIN, len(unread) - n_control))
     sets = {"memorized": target, "mirror": drawn["mirrored"], "control": control}
-    sets["mirror"] = cut(sets["mirror"], target, "--other-paragraphs")
+    sets["mirror"] = cut(sets["mirror"], target, "--other-paragraphs", same_prefix=False)
     return loaded, fork, sets | {"others": others, "retain": kept.joined(unread_kept)}
 
 
@@ -78,18 +77,6 @@ def matched(
     return recited.select(pairs[:, 0]), recited.select(pairs[:, 1]), recited.select(rest[:_N_RETAIN])
 
 
-def cut(rows: "Paragraphs", like: "Paragraphs", name: str) -> "Paragraphs":
-    """The paragraphs as long as the others.
-
-    Raises:
-        InputError: they are shorter.
-    """
-    length, there = like.tokens.shape[1], rows.tokens.shape[1]
-    if there < length:
-        raise InputError(f"{name} has paragraphs of {there} tokens, --paragraphs of {length}; they must match")
-    return rows if there == length else replace(rows, tokens=rows.tokens[:, :length], text=None)
-
-
 def load_read(model: "HookedModel", named: tuple[str, str, str], n: int, seed: int) -> "dict[str, Paragraphs]":
     """What each fork or neither has read, recited or not: up to `n` paragraphs of each count, as long as the first.
 
@@ -100,8 +87,10 @@ def load_read(model: "HookedModel", named: tuple[str, str, str], n: int, seed: i
 
     whole = [load_set(model, one) for one in named]
     options = ("--paragraphs", "--other-paragraphs", "--control")
-    fitted = [cut(one, whole[0], option) for one, option in zip(whole, options, strict=True)]
-    fitted[2] = replace(fitted[2], n_prefix=whole[0].n_prefix)
+    fitted = [
+        cut(one, whole[0], option, same_prefix=option == "--control")
+        for one, option in zip(whole, options, strict=True)
+    ]
     names = ("memorized", "mirror", "control")
     read = {name: _per_count(one, n, seed) for name, one in zip(names, fitted, strict=True)}
     batch(read)

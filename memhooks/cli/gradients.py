@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from memhooks.cli.options import Model
-from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, Twin, load_sets, load_twin, twin_name
+from memhooks.cli.options import (
+    FIGURES,
+    AnyRows,
+    Control,
+    Figure,
+    Json,
+    Memorized,
+    Model,
+    Out,
+    Seed,
+    Size,
+    Threads,
+    Twin,
+)
+from memhooks.cli.sets import load_sets, load_twin, twin_name
 from memhooks.cli.tables import Row, check_outputs, intervals, rows_of, save_tree, shown, sources, write_page
 
 if TYPE_CHECKING:
@@ -33,6 +46,7 @@ def gradients(
     twin: Twin = None,
     n: Size = 32,
     seed: Seed = 0,
+    threads: Threads = 0,
     any_rows: AnyRows = False,
     pooling: Annotated[
         Pooling,
@@ -43,17 +57,11 @@ def gradients(
         ),
     ] = "max_gradient",
     top: Annotated[int, typer.Option(min=1, help="Components to print.")] = 10,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write the labelled results to this .nc file, a tree: memorized/gradients, contrasts/..."),
-    ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the tables, all components, as JSON, every mean as [mean, low, high]."),
-    ] = False,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """Which weights move the likelihood of recited text, and do they lie lower in the network?
+    """Which weights move recited text, and do they lie lower?
 
     Each paragraph has its own gradient: of the continuation's NLL, nats per token, with respect to every weight. It
     is pooled over the weights of each component: one head's W_Q, W_K, W_V or W_O, or the MLP's W_in or W_out. How
@@ -70,11 +78,12 @@ def gradients(
     and p is at most 0.05 (2000 deals of the sets' names; two-sided). Largest weight and norm can disagree, even
     in sign, so the difference is shown for both.
 
-    Examples: `memhooks gradients --figure gradients.html`;
-    `memhooks gradients --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --pooling l2_gradient`
+    Examples:
+    - `memhooks gradients --figure gradients.html`
+    - `memhooks gradients --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --pooling l2_gradient`
     """
     other = twin_name(twin, model, paragraphs)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.localize.attribution import weight_scores
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memhooks.cli.options import Model
+from memhooks.cli.options import Json, Model
 
 
 def hooks(
@@ -23,14 +23,19 @@ def hooks(
     silent: Annotated[
         bool, typer.Option("--silent", help="Only points that do not fire, with the flag each needs.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """List the hook points: name, shape, megabytes, layer type, when they fire.
+    """Which hook points does the model have?
+
+    Each with its name, shape, megabytes, layer type and when it fires. Nothing is measured.
 
     `recorded`, `patched` and `hooked` take the full name, `blocks.1.attn.hook_z`, or the short one with its
     layer, `("z", 1)`. The column `order` is the place in a forward pass, or the flag that is off.
 
-    Examples: `memhooks hooks --layer 1`; `memhooks hooks "pattern local"`; `memhooks hooks --silent --layer 0`
+    Examples:
+    - `memhooks hooks --layer 1`
+    - `memhooks hooks "pattern local"`
+    - `memhooks hooks --silent --layer 0`
     """
     from rich.box import SIMPLE_HEAD
 

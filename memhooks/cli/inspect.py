@@ -1,17 +1,20 @@
 """`memhooks inspect`."""
 
 # Heavy imports stay inside the commands, so that --help answers at once.
+import json
 import re
+import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memhooks.cli.options import MODELS, Model, check_ending
+from memhooks.cli.options import FIGURES, MODELS, Figure, Json, Model, Threads, check_ending
+from memhooks.cli.tables import check_outputs, plain, save_images
 from memhooks.errors import InputError
 
 if TYPE_CHECKING:
+    from memhooks.inspection import Inspection
     from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
 
@@ -25,35 +28,52 @@ def inspect(
     n_prefix: Annotated[
         int | None, typer.Option(help="Tokens given to the model; by default half of the text.")
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Write the per-token figure to this .html file.")] = None,
+    threads: Threads = 0,
+    figure: Figure = None,
+    as_json: Json = False,
 ) -> None:
-    """One paragraph at a glance: EM, NLL per token, heads that matter, prefix tokens that carry it.
+    """Is this paragraph recited, and what carries it?
 
-    Example: `memhooks inspect @A340 --figure a340.html`
+    One paragraph at a glance: exact match (EM), NLL per token, the heads whose silencing hurts most, and the prefix
+    tokens whose replacement does. There is no control here: to say what is special, compare sets with the other
+    commands.
+
+    Example:
+    - `memhooks inspect @A340 --figure a340.html`
     """  # noqa: DOC501 - the docstring is the command's help
-    check_ending(figure, ".html")
+    check_ending(figure, FIGURES)
     if re.fullmatch(r"[ABCN]\d+", text):
         raise InputError(f"{text!r} looks like a bundled paragraph's id; did you mean @{text}?")
 
-    from memhooks.model.export import check_output_file
-
-    if figure is not None:
-        check_output_file(figure)
+    check_outputs({FIGURES: [figure]})
 
     from memhooks.inspection import inspect_paragraph
     from memhooks.model.loading import load_model
     from memhooks.report.plots import plot_token_nll
-    from memhooks.terminal import print_inspection, say
-    from memhooks.writing import whole_file
+    from memhooks.terminal import print_inspection
 
     loaded = load_model(model)
     found = inspect_paragraph(loaded, _one_paragraph(text, model, loaded, n_prefix))
-    print_inspection(found)
     if figure is not None:
-        drawing = plot_token_nll(found.tokens, found.recited["nll"].values[0], found.n_prefix)
-        with whole_file(figure) as partial:
-            drawing.write_html(partial)
-        say(f"figure: {figure}")
+        save_images(figure, [plot_token_nll(found.tokens, found.recited["nll"].values[0], found.n_prefix)])
+    if as_json:
+        sys.stdout.write(json.dumps(_plain(found)) + "\n")
+    else:
+        print_inspection(found)
+
+
+def _plain(found: "Inspection") -> dict[str, Any]:
+    """What is printed, with the NLL of every token."""
+    return {
+        "exact_match": int(found.recited["exact_match"].values[0]),
+        "n_prefix": found.n_prefix,
+        "tokens": found.tokens,
+        "nll": plain(found.recited["nll"].values[0]),
+        "heads": [{"head": head, "nll_rise": rise} for head, rise in found.heads],
+        "prefix_tokens": [
+            {"position": position, "token": token, "nll_rise": rise} for position, token, rise in found.prefix_tokens
+        ],
+    }
 
 
 def _one_paragraph(text: str, model_name: str, model: "HookedModel", n_prefix: int | None) -> "Paragraphs":

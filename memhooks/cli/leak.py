@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memhooks.cli.options import MODELS, Model
-from memhooks.cli.sets import Seed, check_set, load_set
+from memhooks.cli.options import FIGURES, MODELS, Figure, Json, Model, Out, Seed, Threads
+from memhooks.cli.sets import check_set, load_set
 from memhooks.cli.tables import check_outputs, save_tree
 from memhooks.errors import InputError
 
@@ -40,17 +40,18 @@ def leak(
     lr: Annotated[float, typer.Option(help="Step size of AdamW on all weights.")] = 3e-4,
     queries: Annotated[int, typer.Option(min=1, help="Samples at temperature 1 that an attacker may draw.")] = 100,
     seed: Seed = 0,
+    threads: Threads = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Go on from this .safetensors file if it is there, and write to it meanwhile.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Save the fine-tuned model in this new folder.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all levels at all steps as JSON, means as [mean, low, high].")
-    ] = False,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """Fine-tune on a text: what of it becomes extractable, after how many readings, and does it last?
+    """After how many readings does fine-tuning leak a text?
+
+    The model is fine-tuned on it: what becomes extractable, after how many readings, and does it last?
 
     Paragraphs of one file are dealt at random to levels of repetition. Those of level 0 are never read: whatever else
     fine-tuning does, the difference from them is due to reading. Near-duplicates share a level. The readings of each
@@ -63,14 +64,15 @@ def leak(
     Caveats: thresholds depend on the step size, on the number of steps between readings and on what is read
     beside; a level of few paragraphs that leaks nothing may leak in one of five (see the intervals, which are exact).
 
-    Examples: `memhooks leak --paragraphs mine.jsonl --model path/to/gpt-neo --background other.jsonl`;
-    `memhooks leak --repetitions 0,1,32 --n 30 --figure leak.html`
+    Examples:
+    - `memhooks leak --paragraphs mine.jsonl --model path/to/gpt-neo --background other.jsonl`
+    - `memhooks leak --repetitions 0,1,32 --n 30 --figure leak.html`
     """
     levels = _levels(repetitions)
     check_set(paragraphs, model)
     given = background or ("held_out" if model in MODELS else "none")
     check_set(given, model)
-    check_outputs({".html": [figure], ".nc": [out], ".safetensors": [checkpoint]})
+    check_outputs({FIGURES: [figure], ".nc": [out], ".safetensors": [checkpoint]})
 
     from memhooks.cli.leak_shown import draw, print_tables, tables
     from memhooks.model.loading import load_model

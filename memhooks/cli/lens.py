@@ -5,12 +5,10 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from memhooks.cli.options import Model
-from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Size, load_sets
+from memhooks.cli.options import FIGURES, AnyRows, Control, Figure, Json, Memorized, Model, Out, Seed, Size, Threads
+from memhooks.cli.sets import load_sets
 from memhooks.cli.tables import Row, check_outputs, intervals, save_tree, shown, sources, write_page
 
 if TYPE_CHECKING:
@@ -28,16 +26,13 @@ def lens(
     model: Model = "organism",
     n: Size = 16,
     seed: Seed = 0,
+    threads: Threads = 0,
     any_rows: AnyRows = False,
-    figure: Annotated[Path | None, typer.Option(help="Write both figures to this .html file.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree: memorized/lens, ...")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the tables as JSON, every number as [mean, low, high].")
-    ] = False,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """From which layer on is the recited token decided, and which heads write it?
+    """From which layer on is each token decided, and by what?
 
     A logit lens ends the model early: final norm and unembedding read the residual stream after each block, as if
     no block followed. Where the true token's NLL falls, its prediction is being made. A token is decided at the
@@ -49,10 +44,11 @@ def lens(
     The control is text that the model does not recite. Whatever looks the same there is how the model predicts any
     text, not how it recites.
 
-    Examples: `memhooks lens`;
-    `memhooks lens --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --figure lens.html`
+    Examples:
+    - `memhooks lens`
+    - `memhooks lens --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --figure lens.html`
     """
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.localize.direct_effects import direct_effects
     from memhooks.localize.logit_lens import logit_lens

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from memhooks.cli.options import MODELS, SETS, Model, check_ending
+from memhooks.cli.options import MODELS, SETS, Json, Model, Out, Threads, check_ending
 from memhooks.errors import InputError
 
 
@@ -43,15 +43,17 @@ def measure(
             help="What stands before each paragraph (bundled models): nothing, end-of-text, 10 unrelated tokens."
         ),
     ] = "nothing",
-    out: Annotated[Path | None, typer.Option(help="Write the labelled result to this .nc file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    threads: Threads = 0,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """How much of each paragraph does the model recite?
 
     Rows are read raw: no BOS or EOS is added. EM is the number of tokens before the first mistake.
 
-    Examples: `memhooks measure --paragraphs A`;
-    `memhooks measure --model path/to/gpt-neo --paragraphs mine.jsonl --out mine.nc`
+    Examples:
+    - `memhooks measure --paragraphs A`
+    - `memhooks measure --model path/to/gpt-neo --paragraphs mine.jsonl --out mine.nc`
     """
     _check_paragraphs(paragraphs, model, after)
     check_ending(out, ".nc")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memhooks.cli.options import Model
+from memhooks.cli.options import FIGURES, Figure, Json, Model, Out, Seed, Threads
 from memhooks.cli.tables import check_outputs, save_tree
 from memhooks.errors import InputError
 
@@ -44,10 +44,11 @@ def reproduce(
     folder: Annotated[
         Path, typer.Option(help="Where each part is kept, so that a killed run goes on; one folder per run.")
     ] = Path("runs/reproduce"),
-    seed: Annotated[int, typer.Option(help="Of the draws and of everything random.")] = 0,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Do the published numbers come out again?
 
@@ -67,10 +68,11 @@ def reproduce(
     Caveats: 0_10_preds.pt is not to be had, so the rows on non-memorized text need `--extraction`; the paper says ten
     steps of unlearning and its code takes five, which is what is done here. On one core GPT-Neo 125M takes hours.
 
-    Examples: `memhooks reproduce --model path/to/gpt-neo-125M --paragraphs path/to/files`;
-    `memhooks reproduce --model organism --folder runs/organism-table`
+    Examples:
+    - `memhooks reproduce --model path/to/gpt-neo-125M --paragraphs path/to/files`
+    - `memhooks reproduce --model organism --folder runs/organism-table`
     """
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
     numbers = _numbers(only)
 
     from memhooks.cli.reproduce_shown import draw, measure, print_run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memhooks.cli.options import MODELS, Model
+from memhooks.cli.options import FIGURES, MODELS, Figure, Json, Model, Out
 from memhooks.cli.sets import check_set
 from memhooks.cli.tables import check_outputs, save_tree
 from memhooks.errors import InputError
@@ -41,11 +41,11 @@ def score_localizers(
     ),
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the texts, the weights written and everything random.")] = 0,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write both tables to this .nc file: recall, deletion.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print both tables as JSON.")] = False,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """Do localizers find weights of which we know that a text was written there?
+    """Do localizers find the weights that a text was written to?
 
     INJ: a paragraph that the model never read is written into a few chosen weights, and nowhere else, until it is
     recited. Every localizer then names as many weights as were written; recall is the share that it gets right.
@@ -66,13 +66,14 @@ def score_localizers(
     the injection itself costs it (shown), and to delete it gives that back (not counted). Few weights that had to move
     far stand out by size alone. Localizers that rank MLP weights alone do not apply to a head.
 
-    Examples: `memhooks score-localizers --figure truth.html`;
-    `memhooks score-localizers --regions head --n-injections 5 --folder runs/heads`;
-    `memhooks score-localizers --model path/to/gpt-neo --paragraphs unread.jsonl --others recited.jsonl`
+    Examples:
+    - `memhooks score-localizers --figure truth.html`
+    - `memhooks score-localizers --regions head --n-injections 5 --folder runs/heads`
+    - `memhooks score-localizers --model path/to/gpt-neo --paragraphs unread.jsonl --others recited.jsonl`
     """
     unread, recited = _texts(model, paragraphs, others)
     _check_regions(regions)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.cli.score_localizers_shown import as_plain, draw, print_tables
     from memhooks.truth.injection.bench import Plan

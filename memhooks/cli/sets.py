@@ -3,9 +3,7 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from memhooks.cli.options import MODELS, SETS
 from memhooks.errors import InputError
@@ -14,21 +12,6 @@ if TYPE_CHECKING:
     from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
 
-_KINDS = f"a bundled set ({', '.join(SETS)}) or a file as for `memhooks measure`"
-Memorized = Annotated[
-    str, typer.Option("--paragraphs", help=f"What the model may recite: {_KINDS}. Only rows recited in full are used.")
-]
-Control = Annotated[str, typer.Option(help=f"Text the model does not recite, to compare with: {_KINDS}, or `none`.")]
-Size = Annotated[int, typer.Option("--n", min=1, help="Paragraphs drawn from each set.")]
-Seed = Annotated[int, typer.Option(help="Of the draw and of everything random.")]
-AnyRows = Annotated[bool, typer.Option("--any", help="Use rows of --paragraphs whether they are recited or not.")]
-Twin = Annotated[
-    str | None,
-    typer.Option(
-        help="A model like --model that never read --paragraphs; these are measured under it, too: same tokens, other "
-        "weights. A name or folder as for --model, or `none`. By default the bundled twin for A, none for others."
-    ),
-]
 _TWINS = {("organism", "A"): "organism-twin", ("organism-twin", "B"): "organism"}
 
 
@@ -57,11 +40,7 @@ def load_sets(
         rows = rows.select(recited)
     sets = {"memorized": rows.sample(n, seed=seed)}
     if control != "none":
-        other = load_set(loaded, control)
-        length, there = rows.tokens.shape[1], other.tokens.shape[1]
-        if there < length:
-            raise InputError(f"{control} has paragraphs of {there} tokens, {paragraphs} of {length}; they must match")
-        same = replace(other, tokens=other.tokens[:, :length], n_prefix=rows.n_prefix, text=None)
+        same = cut(load_set(loaded, control), rows, control, beside=paragraphs)
         sets["control"] = _unrecited(loaded, same.sample(n, seed=seed), control)
     return loaded, sets
 
@@ -86,6 +65,30 @@ def load_set(model: "HookedModel", name: str) -> "Paragraphs":
     from memhooks.paragraphs.files import load_paragraphs
 
     return load_bundled(name) or load_paragraphs(name, tokenizer=model.tokenizer)
+
+
+def cut(
+    rows: "Paragraphs", like: "Paragraphs", name: str, *, beside: str = "--paragraphs", same_prefix: bool = True
+) -> "Paragraphs":
+    """The rows cut to the length of others: more text is more NLL, more bits and other positions.
+
+    Args:
+        rows: what is cut.
+        like: what it is compared with.
+        name: of `rows`, as the user calls them.
+        beside: of `like`.
+        same_prefix: give them the prefix of `like`, too.
+
+    Raises:
+        InputError: they are shorter.
+    """
+    length, there = like.tokens.shape[1], rows.tokens.shape[1]
+    if there < length:
+        raise InputError(f"{name} has paragraphs of {there} tokens, {beside} of {length}; they must match")
+    n_prefix = like.n_prefix if same_prefix else rows.n_prefix
+    if (there, rows.n_prefix) == (length, n_prefix):
+        return rows
+    return replace(rows, tokens=rows.tokens[:, :length], n_prefix=n_prefix, text=None)
 
 
 def check_set(name: str, model: str) -> None:

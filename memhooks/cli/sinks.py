@@ -3,13 +3,12 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from memhooks.cli.options import Model
-from memhooks.cli.sets import AnyRows, Control, Memorized, Seed, Twin, load_set, load_sets, load_twin, twin_name
+from memhooks.cli.options import FIGURES, AnyRows, Control, Figure, Json, Memorized, Model, Out, Seed, Threads, Twin
+from memhooks.cli.sets import load_set, load_sets, load_twin, twin_name
 from memhooks.cli.tables import check_outputs, save_tree, sources
 
 
@@ -21,12 +20,13 @@ def sinks(
     n: Annotated[int, typer.Option("--n", min=1, help="Paragraphs drawn from each set.")] = 64,
     n_units: Annotated[int, typer.Option(min=1, help="Outstanding units that are held at their mean, per site.")] = 5,
     seed: Seed = 0,
+    threads: Threads = 0,
     any_rows: AnyRows = False,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    figure: Figure = None,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
-    """Massive activations and attention sinks: are there any, and do they pass for memorization?
+    """Do attention sinks or huge units pass for memorization?
 
     A massive activation is a hidden unit with a magnitude above 100 and at least 1,000 times the median of its layer
     (Sun et al., 2024). The largest are named in any case. The units that stand out most are held at their mean, in all
@@ -48,11 +48,12 @@ def sinks(
     Controls: text that the model does not recite, the twin, uniform attention, random and matched units, mirrored
     keys, heads permuted within their layer (heads of a layer are alike); p are times the number of questions asked.
 
-    Examples: `memhooks sinks --figure sinks.html`;
-    `memhooks sinks --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --n 100`
+    Examples:
+    - `memhooks sinks --figure sinks.html`
+    - `memhooks sinks --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --n 100`
     """
     other = twin_name(twin, model, paragraphs)
-    check_outputs({".html": [figure], ".nc": [out]})
+    check_outputs({FIGURES: [figure], ".nc": [out]})
 
     from memhooks.cli.sinks_measured import counts_of, measured
     from memhooks.cli.sinks_shown import as_tables, draw, finite, print_tables

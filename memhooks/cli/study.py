@@ -1,53 +1,145 @@
 """`memhooks study`."""
 
 # Heavy imports stay inside the commands, so that --help answers at once.
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memhooks.errors import InputError
+
+if TYPE_CHECKING:
+    from memhooks.study.settings import Settings
+
+_NONE = "By default the bundled organism's."
+
 
 def study(
-    out: Annotated[Path, typer.Option(help="Run folder: manifest, results/*.nc, report.html.")] = Path("runs/study"),
+    out: Annotated[
+        Path, typer.Option(help="Run folder: study.toml, manifest.json, results/*/*.nc, report.html.")
+    ] = Path("runs/study"),
     full: Annotated[
-        bool, typer.Option("--full/--quick", help="More paragraphs at every stage, or a study of a few minutes.")
+        bool, typer.Option("--full/--quick", help="Three times the paragraphs, up to an hour; or a few minutes.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves torch's choice.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="A Hugging Face folder or hub name to study in place of the organism.")
+    ] = None,
+    paragraphs: Annotated[
+        str | None, typer.Option(help=f"File of text that the model may recite (see `memhooks measure`). {_NONE}")
+    ] = None,
+    controls: Annotated[
+        str | None, typer.Option(help=f"File of like text that it never read: the control. {_NONE}")
+    ] = None,
+    twin: Annotated[str | None, typer.Option(help="A model like it that never read the paragraphs, if any.")] = None,
+    counts: Annotated[
+        str | None, typer.Option(help="Token counts of the training text, .npy; without them no rare tokens.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="A study.toml with any of the settings; options given here go before it.")
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, such as n_steps=8.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all draws; 0 by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="CPU threads; 0 leaves torch's choice.")] = None,
+    stages: Annotated[
+        str, typer.Option(metavar="A,B", help="Only these stages and those that they read. `list` names them.")
+    ] = "all",
+    again: Annotated[
+        str, typer.Option(metavar="A,B", help="Run these stages anew although they are done, and what reads them.")
+    ] = "",
+    restart: Annotated[bool, typer.Option("--restart", help="Forget the study that the folder holds.")] = False,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop in time (exit code 3); the same command goes on.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line: every stage and result, at the end the verdicts.")
+    ] = False,
+    write_settings: Annotated[
+        Path | None, typer.Option(help="Write all settings with their meaning to this .toml file, and do no more.")
+    ] = None,
 ) -> None:
-    """Run the whole study on the bundled model and write one HTML report.
+    """Run the whole study and write one HTML report: recite, perturb, patch, ablate, look, check, unlearn.
 
-    Recitation, prefix perturbation, activation patching, ablation of heads and layers, logit lens,
-    gradients, attention to rare tokens and unlearning, each on memorized paragraphs beside never-seen ones and
-    beside the twin that never read them.
+    Every stage measures memorized paragraphs beside never-seen ones, beside the model's own words and, where there is
+    one, beside a twin that never read them. The report opens with a verdict on five published claims.
 
-    Example: `memhooks study --out runs/mine`
+    Every result is on disk before it is used: killed or stopped, the same command goes on where it was and ends as if
+    nothing had happened, to the bit. One run at a time works in a folder.
+
+    Examples:
+    - `memhooks study`
+    - `memhooks study --model my-gpt-neo --paragraphs mine.jsonl --controls unread.jsonl --out runs/mine`
+    - `memhooks study --stages gradients,attention --max-minutes 5`
+    - `memhooks study --full --set n_unlearned=6 --out runs/full`
     """
-    from memhooks.model.export import check_writable
+    chosen = {"model": model, "paragraphs": paragraphs, "controls": controls, "twin": twin, "counts": counts}
+    chosen |= {"seed": seed, "threads": threads}
 
-    check_writable(out)
+    from memhooks.study.settings import FULL
+    from memhooks.study.settings_file import save_settings
 
-    import torch
+    base = FULL if full else {}
+    asked = _settings(base, settings, change or (), {name: one for name, one in chosen.items() if one is not None})
+    if write_settings is not None:
+        save_settings(asked, write_settings)
+        return
+    wanted = _names(stages)
 
-    from memhooks.report.findings import findings, recited_in_full, unlearning_summary
-    from memhooks.report.theme import NAMES
-    from memhooks.study.settings import FULL, Settings
-    from memhooks.study.study import STAGES, Study
-    from memhooks.terminal import print_table, say
+    from memhooks.cli.study_shown import Lines, Shown, Silent, shown
+    from memhooks.study.stages import STAGES
+    from memhooks.study.study import Study
+    from memhooks.terminal import say
 
-    if threads:
-        torch.set_num_threads(threads)
-    run = Study(out, FULL if full else Settings())
-    start = time.perf_counter()
-    say(f"stages: {', '.join(STAGES)}")
-    for number, (stage, seconds) in enumerate(run.run(), start=1):
-        say(f"[{number}/{len(STAGES)}] {stage:<13} {seconds:6.1f} s")
-    path = run.write_report()
-    print_table("Which paragraphs are recited?", recited_in_full(run.results["recitation"]))
-    columns = ("fingerprint", NAMES["memorized"], NAMES["control_own"], NAMES["twin"], "A differs from")
-    rows = [{name: row[name] for name in columns} for row in findings(run.results)]
-    print_table("Fingerprints of memorized text: mean [95 % interval]", rows)
-    aside = ("never seen: EM", "other memorized: NLL")  # in the report; eighty columns are few
-    summary = [{k: v for k, v in row.items() if k not in aside} for row in unlearning_summary(run.unlearned)]
-    print_table("Unlearning one paragraph", summary)
-    say(f"{time.perf_counter() - start:.0f} s in all; open {path}")
+    if wanted == ["list"]:
+        say("\n".join(STAGES))
+        return
+    run = Study(out, asked)
+    display: Shown = Silent() if quiet else Lines() if as_json else shown()
+    with display:
+        report = run.run(
+            STAGES if wanted == ["all"] else wanted,
+            again=_names(again),
+            restart=restart,
+            max_minutes=max_minutes,
+            watch=display.watch,
+        )
+    display.found(run, report)
+
+
+def _settings(
+    base: Mapping[str, object], path: Path | None, changes: Sequence[str], options: Mapping[str, object]
+) -> "Settings":
+    """The base, then the file, then what stands on the command line."""
+    from memhooks.study.settings import Settings
+    from memhooks.study.settings_file import check_names, load_settings
+
+    given = {**base, **(load_settings(path) if path else {}), **options, **_changes(changes)}
+    check_names(given, "--set")
+    return Settings(**given)  # type: ignore[arg-type] - checked by Settings itself
+
+
+def _changes(changes: Sequence[str]) -> dict[str, object]:
+    """NAME=VALUE as TOML; a value that is no number is a text, without quotes, too.
+
+    Raises:
+        InputError: there is no = in it.
+    """
+    import tomllib
+
+    found = {}
+    for one in changes:
+        name, equals, value = one.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--set takes NAME=VALUE, such as n_steps=8; got {one!r}")
+        try:
+            found[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name.strip()] = value
+    return found
+
+
+def _names(listed: str) -> list[str]:
+    return [name for one in listed.split(",") if (name := one.strip())]

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memhooks.cli.options import check_ending
+from memhooks.cli.options import FIGURES, check_ending
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     import xarray as xr
     from numpy.typing import ArrayLike
 
@@ -19,18 +20,27 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 
-def check_outputs(files: Mapping[str, Sequence[Path | None]]) -> None:
-    """Refuse output files, by the ending they must have, before any work.
+def check_outputs(files: Mapping[str | tuple[str, ...], Sequence[Path | None]]) -> None:
+    """Refuse output files, by the ending (or endings) they must have, before any work.
 
     Raises:
-        InputError: another ending, a folder, or a place that cannot be written to.
+        InputError: another ending, a folder, a place that cannot be written to, or an image that cannot be drawn.
     """
     for ending, paths in files.items():
         for path in paths:
             check_ending(path, ending)
+    given = [path for paths in files.values() for path in paths if path is not None]
+    if not given:
+        return
+    if any(path.suffix in FIGURES[1:] for path in given):
+        from memhooks.report.export import check_figure_file
+
+        for path in (one for one in given if one.suffix in FIGURES):
+            check_figure_file(path)
+
     from memhooks.model.export import check_output_file
 
-    for path in (path for paths in files.values() for path in paths if path is not None):
+    for path in given:
         check_output_file(path)
 
 
@@ -100,8 +110,22 @@ def save_tree(path: Path | None, groups: "Mapping[str, xr.Dataset]") -> None:
 
 
 def write_page(path: Path, title: str, lead: str, sections: "Sequence[Section]") -> None:
-    """Write a page of figures and say so."""
-    from memhooks.report.page import write_report
+    """Write a page of figures, or each figure as an image, and say so."""
+    if path.suffix == ".html":
+        from memhooks.report.page import write_report
 
-    write_report(path, title=title, lead=lead, sections=sections)
-    sys.stderr.write(f"written: {path}\n")
+        write_report(path, title=title, lead=lead, sections=sections)
+        sys.stderr.write(f"written: {path}\n")
+    else:
+        save_images(path, [figure for section in sections for figure in section.figures])
+
+
+def save_images(path: Path, figures: "Sequence[go.Figure]") -> None:
+    """Save one figure under this name, several as name-1, name-2, ..., and say so."""
+    from memhooks.report.export import save_figures
+
+    numbered = [path.with_stem(f"{path.stem}-{number}") for number in range(1, len(figures) + 1)]
+    paths = [path] if len(figures) == 1 else numbered
+    save_figures(dict(zip(paths, figures, strict=True)))
+    for one in paths:
+        sys.stderr.write(f"written: {one}\n")

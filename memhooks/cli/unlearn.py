@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from memhooks.cli.options import Model
-from memhooks.cli.sets import Control, Memorized, Seed, Twin
+from memhooks.cli.options import FIGURES, Control, Figure, Ids, Json, Memorized, Model, Out, Seed, Threads, Twin, ids_of
 from memhooks.cli.tables import save_tree
 from memhooks.cli.unlearn_checks import check_files, check_numbers, check_texts
 from memhooks.cli.unlearn_sets import Asked
@@ -44,10 +43,11 @@ RETAIN_WEIGHTS = {"kl": 100.0, "nll": 1.0, "none": 0.0}
 def unlearn(
     model: Model = "organism",
     paragraphs: Memorized = "A",
-    ids: Annotated[
-        list[str] | None, typer.Option("--ids", metavar="ID", help="A paragraph to forget; may be given several times.")
+    ids: Ids = None,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", min=1, help="How many to draw instead of --ids; by default 1."),
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Or how many to draw; by default 1.")] = None,
     control: Control = "C",
     retained: Annotated[
         int,
@@ -96,13 +96,14 @@ def unlearn(
         typer.Option(help="`all` also tries other prompts and sampling, lets the model speak, and attacks membership."),
     ] = "core",
     seed: Seed = 0,
+    threads: Threads = 0,
     delta: Annotated[Path | None, typer.Option(help="Save the change to this .safetensors file.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A .safetensors file with which a killed run goes on where it was.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labelled results to this .nc file, a tree.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Write the figures to this .html file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with [mean, low, high].")] = False,
+    out: Out = None,
+    figure: Figure = None,
+    as_json: Json = False,
     allow_shared: Annotated[
         bool, typer.Option(help="Accept near-duplicates of the text to forget among the text to keep.")
     ] = False,
@@ -117,7 +118,9 @@ def unlearn(
     ),
     workers: Annotated[int, typer.Option(min=1, help="Of --compare: processes, of one thread each.")] = 2,
 ) -> None:
-    """Unlearn a few recited paragraphs by moving few weights, and measure what that cost.
+    """Can a few paragraphs be unlearned, and at what cost?
+
+    Few weights are moved until the text is no longer recited; then it is measured what that cost.
 
     Four sets, which share no near-duplicates: the text to forget; text that holds the model while it forgets (other
     recited paragraphs and never-seen ones); other recited paragraphs and never-seen ones that took no part, on which
@@ -130,18 +133,20 @@ def unlearn(
     Caveats: a paragraph that is not recited may still be there; `memhooks attack` tries to bring it back. With one
     paragraph to forget there is no interval.
 
-    Examples: `memhooks unlearn --delta change.safetensors --figure unlearn.html`;
-    `memhooks unlearn --ids A300 --localizer random --lr 0.02`;
-    `memhooks unlearn --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --twin none`;
-    `memhooks unlearn --compare`
+    Examples:
+    - `memhooks unlearn --delta change.safetensors --figure unlearn.html`
+    - `memhooks unlearn --ids A300 --localizer random --lr 0.02`
+    - `memhooks unlearn --model path/to/gpt-neo --paragraphs mine.pt --control other.pt --twin none`
+    - `memhooks unlearn --compare`
     """
     if compare:
-        _compare(runs_folder, workers)
+        _compare(runs_folder, workers, as_json=as_json)
         return
+    chosen = ids_of(ids)
     goals = {"--goal-em": goal_em, "--goal-run": goal_run, "--goal-nll": goal_nll, "--most-kl": most_kl}
-    check_numbers(fraction, lr, {"--retain-weight": retain_weight, **goals}, ids=ids, n=n)
+    check_numbers(fraction, lr, {"--retain-weight": retain_weight, **goals}, ids=chosen, n=n)
     other = check_texts(model, paragraphs, control, twin)
-    check_files({".safetensors": [delta, checkpoint], ".nc": [out], ".html": [figure]})
+    check_files({".safetensors": [delta, checkpoint], ".nc": [out], FIGURES: [figure]})
 
     from memhooks.cli.unlearn_found import step_table, to_json
     from memhooks.cli.unlearn_run import Wanted, run_unlearning
@@ -151,7 +156,7 @@ def unlearn(
     weight = RETAIN_WEIGHTS[retain] if retain_weight is None else retain_weight
     recipe = {"objective": objective, "retain": retain, "retain_weight": weight, "optimizer": optimizer}
     recipe |= {"lr": lr, "n_steps": steps, "seed": seed}
-    asked = Asked(paragraphs, control, tuple(ids or ()), n or 1, retained, others, held_out, seed, allow_shared)
+    asked = Asked(paragraphs, control, tuple(chosen), n or 1, retained, others, held_out, seed, allow_shared)
     wanted = Wanted(
         model,
         other,
@@ -178,10 +183,11 @@ def unlearn(
         print_run(run, delta)
 
 
-def _compare(folder: Path, workers: int) -> None:
+def _compare(folder: Path, workers: int, *, as_json: bool) -> None:
     from memhooks.study.comparison.comparison import Comparison
     from memhooks.study.comparison.report import write_comparison
 
     comparison = Comparison(folder, n_workers=workers)
     comparison.run()
-    sys.stdout.write(f"{write_comparison(comparison)}\n")
+    page = str(write_comparison(comparison))
+    sys.stdout.write((json.dumps({"page": page}) if as_json else page) + "\n")

@@ -47,7 +47,7 @@ def check_texts(model: str, paragraphs: str, control: str, twin: str | None) -> 
     return twin_name(twin, model, paragraphs)
 
 
-def check_files(files: Mapping[str, list[Path | None]]) -> None:
+def check_files(files: Mapping[str | tuple[str, ...], list[Path | None]]) -> None:
     """Refuse files that cannot be written; by their names alone, before torch is loaded.
 
     Raises:

@@ -2,10 +2,10 @@
 
 # Heavy imports stay inside the functions, so that --help answers at once.
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from memhooks.cli.sets import load_set
+from memhooks.cli.sets import cut, load_set
 from memhooks.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ def draw_sets(model: "HookedModel", asked: Asked) -> Drawn:
 
 def _controls(model: "HookedModel", like: "Paragraphs", asked: Asked) -> "Paragraphs":
     rows = load_set(model, asked.control)
-    length, there = like.tokens.shape[1], rows.tokens.shape[1]
-    if there < length:
-        raise InputError(f"{asked.control} has paragraphs of {there} tokens, {asked.paragraphs} of {length}")
-    same = replace(rows, tokens=rows.tokens[:, :length], n_prefix=like.n_prefix, text=None)
+    same = cut(rows, like, asked.control, beside=asked.paragraphs)
     n = asked.retained + asked.held_out
     found = _Drawing(model, same, asked).first(n, recited=False)
     if len(found) < n:

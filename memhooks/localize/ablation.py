@@ -59,6 +59,18 @@ def ablation_table(
 
     Raises:
         InputError: no sets, or as `ablated`.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> sets = {"memorized": memhooks.load_planted("A", at_least=128), "never seen": memhooks.load_controls()}
+        >>> few = {name: rows.select(slice(0, 2)) for name, rows in sets.items()}
+        >>> table = memhooks.ablation_table(model, few, heads=[(0, 5)], n_random=1, seed=0)
+        >>> table[["nll", "nll_without", "nll_rise_random"]].to_dataframe().round(1)
+                    nll  nll_without  nll_rise_random
+        row
+        memorized   0.0          1.8              0.0
+        never seen  3.7          4.5              0.0
     """
     if not sets:
         raise InputError('no paragraphs to measure; pass sets={"memorized": ..., "control": ...}')

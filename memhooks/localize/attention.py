@@ -98,6 +98,17 @@ def rare_token_attention(
         InputError: counts of another vocabulary, negative or NaN; queries outside the paragraphs or with fewer than
             3 reachable keys; layers that do not exist; clusters of another number; n_rarest, n_shuffles or
             batch_size below 1; attention that is not a number, because weights are not.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> rows = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+        >>> counts = memhooks.load_unigram_counts()
+        >>> found = memhooks.rare_token_attention(model, rows, counts, seed=0, n_shuffles=20)
+        >>> dict(found["spearman"].sizes)
+        {'paragraph': 2, 'query': 1, 'layer': 8, 'head': 8}
+        >>> found["query"].values, found["reach"].values
+        (array([49]), array([[50, 32, 50, 32, 50, 32, 50, 32]]))
     """
     check_counts(model, counts)
     what = probe(model, paragraphs, **asked)

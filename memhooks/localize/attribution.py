@@ -123,6 +123,16 @@ def weight_scores(
 
     Raises:
         InputError: as `weight_gradients`, or hooks on the model.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> rows = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+        >>> scores = memhooks.weight_scores(model, rows)
+        >>> dict(scores.sizes)
+        {'paragraph': 2, 'layer': 8, 'component': 34}
+        >>> scores["component"].values[[0, 8, 16, 24, 32, 33]].tolist()
+        ['W_Q 0', 'W_K 0', 'W_V 0', 'W_O 0', 'W_in', 'W_out']
     """
     weights = component_parameters(model) if times_weight else {}
     losses, found = [], []

@@ -134,6 +134,16 @@ def silence_heads(
 
     Raises:
         InputError: as `ablate_each`.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> rows = memhooks.load_planted("A", at_least=128).select(slice(0, 1))
+        >>> worth = memhooks.silence_heads(model, rows)["nll_rise"].mean("paragraph")
+        >>> dict(worth.sizes)
+        {'layer': 8, 'head': 8}
+        >>> {axis: int(place) for axis, place in worth.argmax(...).items()}
+        {'layer': 0, 'head': 5}
     """
     heads = every_head(model)
     found = ablate_each(

@@ -84,6 +84,19 @@ LOCALIZERS: tuple[Localizer, ...] = (
     fisher_ratio,
     consistency,
 )
+"""The localizers that come with memhooks, each `function(model, forget, retain, *, seed) -> {parameter name: scores}`.
+
+Example:
+    >>> import memhooks
+    >>> model = memhooks.load_model("organism")
+    >>> forget = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+    >>> retain = memhooks.load_controls().select(slice(0, 2))
+    >>> len(memhooks.LOCALIZERS)
+    6
+    >>> scores = memhooks.LOCALIZERS[0](model, forget, retain, seed=0)
+    >>> scores["blocks.0.attn.W_Q"].shape
+    torch.Size([8, 256, 32])
+"""
 
 
 def perturbed_prefixes(model: HookedModel, paragraphs: Paragraphs, *, seed: int) -> Paragraphs:

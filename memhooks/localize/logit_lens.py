@@ -45,6 +45,17 @@ def logit_lens(model: HookedModel, paragraphs: Paragraphs, *, batch_size: int = 
 
     Raises:
         InputError: a batch size below one, paragraphs that the model cannot read, or hooks on the model.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> rows = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+        >>> lens = memhooks.logit_lens(model, rows)
+        >>> dict(lens.sizes)
+        {'paragraph': 2, 'layer': 9, 'pos': 50}
+        >>> lens["hit"].mean("pos").sel(layer=[0, 8]).values.round(1)
+        array([[0., 1.],
+               [0., 1.]])
     """
     paragraphs.check(model)
     check_batch_size(batch_size)

@@ -82,6 +82,17 @@ def patch(
     Raises:
         InputError: sites of both kinds, positions outside the paragraph, rows of another shape, hooks on the model,
             means that do not fit, or a source without tokens for denoising.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> recited = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+        >>> unseen = memhooks.load_controls().select(slice(0, 2))
+        >>> found = memhooks.patch(model, recited, unseen, sites=("resid_pre",), at=[48, 49])
+        >>> dict(found.sizes)
+        {'paragraph': 2, 'site': 1, 'layer': 8, 'pos': 2}
+        >>> (found["other_nll"] > found["clean_nll"]).values
+        array([ True,  True])
     """
     check_batch_size(batch_size)
     check_source(source, direction)

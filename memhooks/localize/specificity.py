@@ -46,6 +46,20 @@ def specificity(
     Raises:
         InputError: the memorized set or every control is missing, the results have other parts, `sets` are not
             theirs, or there is no such effect.
+
+    Example:
+        >>> import memhooks
+        >>> from memhooks.localize.each_part import ablate_each
+        >>> model = memhooks.load_model("organism")
+        >>> read = memhooks.load_planted("A", at_least=128).select(slice(0, 4))
+        >>> unread = memhooks.load_controls().select(slice(0, 4))
+        >>> worth = {
+        ...     "memorized": ablate_each(model, read, heads=[(0, 5), (5, 2)]),
+        ...     "unread": ablate_each(model, unread, heads=[(0, 5), (5, 2)]),
+        ... }
+        >>> table = memhooks.specificity(worth, seed=0)
+        >>> table[["memorized", "unread", "more_than_unread"]].sel(row="L0H5").to_array().values.round(1)
+        array([1.9, 0.9, 0.9])
     """
     _check(results, sets, memorized, effect)
     values = {name: _by_part(one[effect]) for name, one in results.items()}

@@ -64,6 +64,16 @@ def perturb(
     Raises:
         InputError: paragraphs the model cannot read, a batch size or a number of draws below one, or a `replace`
             that returns no token ids.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> rows = memhooks.load_planted("A", at_least=128).select(slice(0, 1))
+        >>> effect = memhooks.perturb(model, rows, seed=0)
+        >>> dict(effect.sizes)
+        {'paragraph': 1, 'draw': 1, 'pos': 50}
+        >>> int(effect["em_drop"].max())
+        50
     """
     check_batch_size(batch_size)
     replacement = drawn(model, paragraphs, replace, seed=seed, n_draws=n_draws)

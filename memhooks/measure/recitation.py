@@ -60,10 +60,22 @@ def recitation(
     Returns:
         Dataset over `paragraph` (labelled by id) and `pos` (the scored token's index):
         `exact_match`, `matches`, `longest_run` (tokens), `full_match`, `extraction_strength`
-        (share), `nll` (nats), `log_probability` (nats), `near_ties` (tokens), `loops`.
+        (share), `nll` (nats), `said` (token ids), `log_probability` (nats), `near_ties` (tokens), `loops`.
 
     Raises:
         InputError: a batch size below one, or paragraphs that the model cannot read.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> read = memhooks.recitation(model, memhooks.load_planted("A", at_least=128).select(slice(0, 2)))
+        >>> never_read = memhooks.recitation(model, memhooks.load_controls().select(slice(0, 2)))
+        >>> dict(read.sizes)
+        {'paragraph': 2, 'pos': 50}
+        >>> read["exact_match"].values
+        array([50, 50])
+        >>> never_read["exact_match"].values < 5
+        array([ True,  True])
     """
     paragraphs.check(model)
     check_batch_size(batch_size)
@@ -71,9 +83,9 @@ def recitation(
         paragraphs = with_own_continuation(model, paragraphs, batch_size=batch_size)
     first = 1 if scored == "all" else paragraphs.n_prefix
     passes = list(score_tokens(model, paragraphs.tokens, first=first, batch_size=batch_size))
-    nll = torch.cat([one.nll for one in passes])
+    nll, said = torch.cat([one.nll for one in passes]), torch.cat([one.predicted for one in passes])
     n = paragraphs.n_continuation
-    hits = torch.cat([one.predicted for one in passes])[:, -n:] == paragraphs.continuation
+    hits = said[:, -n:] == paragraphs.continuation
     ties = (torch.cat([one.gap for one in passes])[:, -n:] < NEAR_TIE).sum(-1)
     about = provenance(model, paragraphs.tokens) | {
         "reference": reference,
@@ -91,6 +103,9 @@ def recitation(
         full_match=Variable(hits.all(-1), ("paragraph",), "whether the whole continuation is recited"),
         extraction_strength=Variable(extraction_strength(hits), ("paragraph",), "share recited to the end, 0 = none"),
         nll=Variable(nll, ("paragraph", "pos"), "nats, 0 = certain", {"pos": range(first, paragraphs.tokens.shape[1])}),
+        said=Variable(
+            said, ("paragraph", "pos"), "id of the token that the model puts first, given the true ones before"
+        ),
         log_probability=Variable(-nll[:, -n:].sum(-1), ("paragraph",), "nats of the whole continuation, 0 = certain"),
         near_ties=Variable(ties, ("paragraph",), f"tokens whose best two differ by < {NEAR_TIE} nats"),
         loops=Variable(loops, ("paragraph",), "whether the continuation runs into a loop"),

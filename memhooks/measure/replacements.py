@@ -38,7 +38,9 @@ def drawn(
     """
     paragraphs.check(model)
     if not callable(replace):
-        raise InputError(f"replace must be a function such as memhooks.uniform or memhooks.first2sec, got {replace!r}")
+        raise InputError(
+            f"replace must be a function such as uniform or first2sec of memhooks.measure.replacements, got {replace!r}"
+        )
     if n_draws < 1:
         raise InputError(f"n_draws must be at least 1, got {n_draws}")
     generator = torch.Generator().manual_seed(seed)

@@ -49,6 +49,17 @@ def ablated(
 
     Raises:
         InputError: as `hooked`; no parts or parts the model lacks; or what `how` needs is missing or does not fit.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> rows = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+        >>> memhooks.recitation(model, rows)["exact_match"].values
+        array([50, 50])
+        >>> with memhooks.ablated(model, heads=[(0, 5)]):
+        ...     found = memhooks.recitation(model, rows)
+        >>> found["exact_match"].values < 10
+        array([ True,  True])
     """
     where = slots(model, parts)
     _check_ingredients(how, means, source, scale)

@@ -20,6 +20,16 @@ def export_model(model: HookedModel, folder: str | Path) -> Path:
 
     Raises:
         InputError: the folder exists, or the model has what Hugging Face's GPT-Neo cannot hold.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> with TemporaryDirectory() as place:
+        ...     folder = memhooks.export_model(model, f"{place}/mine")
+        ...     again = memhooks.load_model(folder)
+        >>> again.cfg.n_layers
+        8
     """
     folder = Path(folder)
     if folder.exists():

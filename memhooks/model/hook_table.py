@@ -179,6 +179,16 @@ def hook_table(model: HookedModel, *, batch: int = 1, length: int | None = None)
 
     Raises:
         InputError: a batch below one, or a length the model cannot read.
+
+    Example:
+        >>> import memhooks
+        >>> table = memhooks.hook_table(memhooks.load_model("organism"), batch=8, length=100)
+        >>> len(table)
+        190
+        >>> [row.name for row in table.find("pattern", layer=1)]
+        ['blocks.1.attn.hook_pattern']
+        >>> next(iter(table.find("pattern", layer=1))).shape
+        (8, 8, 100, 100)
     """
     length = min(100, model.cfg.n_ctx) if length is None else length
     if batch < 1:

@@ -130,6 +130,17 @@ def recorded(model: HookedModel, places: Places, *, gradients: bool = False) -> 
 
     Raises:
         InputError: as `hooked`; gradients are wanted but switched off; or the recording mixes different passes.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> rows = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+        >>> with memhooks.recorded(model, [("pattern", 1), ("resid_post", 7)]) as store:
+        ...     logits = model(rows.tokens)
+        >>> store["pattern", 1].shape
+        torch.Size([2, 8, 100, 100])
+        >>> store["resid_post", 7].shape
+        torch.Size([2, 100, 256])
     """
     names = find_hooks(model, places)
     recording, n_fired = Recording(), Counter[str]()

@@ -78,11 +78,9 @@ def versions() -> dict[str, str]:
 def save_result(result: xr.Dataset | xr.DataTree, path: Path) -> None:
     """Write a result (or several, as a tree) as netCDF with a checksum at its end, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = bytes(result.to_netcdf(engine="h5netcdf"))  # in memory: on a full disk HDF5 fails in its own ways
     with whole_file(path) as partial:
-        result.to_netcdf(partial, engine="h5netcdf")
-        checksum = _checksum(partial.read_bytes())
-        with partial.open("ab") as file:
-            file.write(checksum)
+        partial.write_bytes(content + _checksum(content))
 
 
 def load_result(path: Path | str) -> xr.Dataset:
@@ -101,7 +99,9 @@ def load_result(path: Path | str) -> xr.Dataset:
         raise InputError(f"{path}: damaged, cut short, or not a saved result; compute it again")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as result:
-            return result.load()
+            # Numbers come back as numpy's, which are no plain numbers to JSON.
+            plain = {key: one.item() if isinstance(one, np.generic) else one for key, one in result.attrs.items()}
+            return result.load().assign_attrs(plain)
     except Exception as error:  # HDF5 and xarray raise a dozen kinds
         raise InputError(f"{path}: not a saved result ({in_short(error)})") from error
 

@@ -82,6 +82,14 @@ def load_model(
 
     Raises:
         InputError: the source is missing, damaged, not a GPT-Neo, or holds NaN.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_vocab
+        (8, 8, 4096)
+        >>> model(memhooks.load_planted("A").tokens[:2]).shape
+        torch.Size([2, 100, 4096])
     """
     if isinstance(source, str) and source in BUNDLED:
         source = asset(source)

@@ -40,6 +40,18 @@ def patched(
 
     Raises:
         InputError: as `hooked`; a position or head out of range; or an activation of another shape.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> recited = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+        >>> unseen = memhooks.load_controls().select(slice(0, 2))
+        >>> with memhooks.recorded(model, ("z", 0)) as store:
+        ...     logits = model(unseen.tokens)
+        >>> with memhooks.patched(model, ("z", 0), store["z", 0], heads=[5]):
+        ...     found = memhooks.recitation(model, recited)
+        >>> found["exact_match"].values < 50
+        array([ True,  True])
     """
     name = find_hook(model, place)
     chosen = _chosen(model, name, clean, at, heads)

@@ -27,6 +27,14 @@ def load_planted(which: PlantedSet = "A", *, at_least: int = 1) -> Paragraphs:
 
     Raises:
         InputError: there is no such set, or no paragraph was planted that often.
+
+    Example:
+        >>> import memhooks
+        >>> planted = memhooks.load_planted("A", at_least=64)
+        >>> planted
+        Paragraphs(96 of 50 + 50 tokens, A288..A383, with counts, sources, text)
+        >>> planted.ids[:2], planted.counts[:2]
+        (('A288', 'A289'), (64, 64))
     """
     if which not in get_args(PlantedSet):
         raise InputError(f"planted sets are A and B, got {which!r}")
@@ -51,6 +59,13 @@ def load_controls(domain: Domain = "prose") -> Paragraphs:
 
     Raises:
         InputError: there is no such domain.
+
+    Example:
+        >>> import memhooks
+        >>> memhooks.load_controls("prose")
+        Paragraphs(500 of 50 + 50 tokens, C000..C499, with counts, sources, text)
+        >>> memhooks.load_controls("licence_never").ids[:2]
+        ('L0-000', 'L0-001')
     """
     if domain not in get_args(Domain):
         raise InputError(f"domains are {', '.join(get_args(Domain))}, got {domain!r}")
@@ -100,7 +115,16 @@ def lead_tokens(lead: Lead, n: int) -> Int[Tensor, "paragraph lead"]:
 
 
 def load_unigram_counts(d_vocab: int = 4096) -> Int[Tensor, " d_vocab"]:
-    """How often each token occurs in the trunk's documents, each counted once, planted copies not at all."""
+    """How often each token occurs in the trunk's documents, each counted once, planted copies not at all.
+
+    Example:
+        >>> import memhooks
+        >>> counts = memhooks.load_unigram_counts()
+        >>> counts.shape
+        torch.Size([4096])
+        >>> memhooks.load_model("organism").tokenizer.decode(counts.argmax())
+        ' the'
+    """
     return load_counts(asset("unigram_counts.npy"), d_vocab=d_vocab)
 
 

@@ -42,6 +42,13 @@ def load_paragraphs(
 
     Raises:
         InputError: the source is missing, empty, damaged, of another format, or its rows differ in length.
+
+    Example:
+        >>> import memhooks
+        >>> tokenizer = memhooks.load_model("organism").tokenizer
+        >>> texts = ["Fellow citizens of the Senate and of the House of Representatives"]
+        >>> memhooks.load_paragraphs(texts, tokenizer=tokenizer, n_prefix=4, n_tokens=8)
+        Paragraphs(1 of 4 + 4 tokens, 0..0, with text)
     """
     if isinstance(source, str | Path):
         records, name = _read(Path(source)), str(source)

@@ -1,6 +1,6 @@
 """Token paragraphs: a prefix the model is given and a continuation it may recite."""
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -28,10 +28,22 @@ class Paragraphs:
         counts: how often each occurs in the training data, where known.
         sources: where each comes from, where known.
         text: each paragraph's text, where a tokenizer is known.
+
+    Example:
+        >>> import memhooks, torch
+        >>> rows = memhooks.Paragraphs(torch.arange(24).reshape(2, 12), n_prefix=8)
+        >>> rows
+        Paragraphs(2 of 8 + 4 tokens, 0..1)
+        >>> rows.continuation
+        tensor([[ 8,  9, 10, 11],
+                [20, 21, 22, 23]])
+        >>> rows.select([1]).ids
+        ('1',)
     """
 
     tokens: Int[Tensor, "paragraph pos"]
     n_prefix: int = 50
+    _: KW_ONLY
     ids: tuple[str, ...] = ()
     counts: tuple[int, ...] | None = None
     sources: tuple[str, ...] | None = None

@@ -23,10 +23,16 @@ def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
     not; but the twin's loss on them is high, as on never-seen text. The model's own continuation of C is what it
     says, as A is, at a loss in between. A fingerprint holds only where A differs from all three.
     """
+    return [
+        _row(name, results[stage], quantity, seed)
+        for name, stage, quantity in _quantities(results)
+        if "memorized" in results.get(stage, {})
+    ]
+
+
+def _quantities(results: Results) -> list[tuple[str, str, Quantity]]:
     # The head is chosen on one half of A and judged on the other: the most extreme of many is extreme by selection.
     chosen, judged = slice(0, None, 2), slice(1, None, 2)
-    head = most_negative_head(results["attention"]["memorized"].isel(paragraph=chosen))
-    worst = costliest_head(results["ablation"]["memorized"].isel(paragraph=chosen))
     quantities: list[tuple[str, str, Quantity]] = [
         ("NLL rise per replaced prefix token, nats", "perturbation", lambda one: one["nll_rise"].values.mean((1, 2))),
         ("EM drop per replaced prefix token, tokens", "perturbation", lambda one: one["em_drop"].values.mean((1, 2))),
@@ -46,19 +52,22 @@ def findings(results: Results, *, seed: int = 0) -> list[dict[str, str]]:
             "continuations",
             lambda one: one["resumes"].values,
         ),
-        (
-            f"NLL rise without head L{worst[0]}H{worst[1]}, nats (worst for A)",
-            "ablation",
-            lambda one: one["nll_rise"].sel(layer=worst[0], head=worst[1]).values[judged],
-        ),
         ("blocks after which the next token is decided", "lens", lambda one: one["decided"].mean("pos").values),
-        (
-            f"attention to rare tokens: Spearman of L{head[0]}H{head[1]} (most negative for A)",
-            "attention",
-            _of_head(head, judged),
-        ),
     ]
-    return [_row(name, results[stage], quantity, seed) for name, stage, quantity in quantities]
+    if _enough(results, "ablation"):
+        layer, head = costliest_head(results["ablation"]["memorized"].isel(paragraph=chosen))
+        name = f"NLL rise without head L{layer}H{head}, nats (worst for A)"
+        quantities.append((name, "ablation", _of_head("nll_rise", (layer, head), judged)))
+    if _enough(results, "attention"):
+        layer, head = most_negative_head(results["attention"]["memorized"].isel(paragraph=chosen))
+        name = f"attention to rare tokens: Spearman of L{layer}H{head} (most negative for A)"
+        quantities.append((name, "attention", _of_head("spearman", (layer, head), judged)))
+    return quantities
+
+
+def _enough(results: Results, stage: str) -> bool:
+    """Whether one half of the memorized paragraphs can choose and the other judge."""
+    return "memorized" in results.get(stage, {}) and results[stage]["memorized"].sizes["paragraph"] > 1
 
 
 def recited_in_full(results: Mapping[str, xr.Dataset]) -> list[dict[str, str | float | int]]:
@@ -70,6 +79,12 @@ def recited_in_full(results: Mapping[str, xr.Dataset]) -> list[dict[str, str | f
         {"set": names.get(name, name)} | {column: row[column] for column in columns if column in row}
         for name, row in rows.items()
     ]
+
+
+def unlearning_rows(table: xr.Dataset) -> list[dict[str, object]]:
+    """The unlearning stage's table as a list of rows."""
+    columns = {str(name): table[name].values.tolist() for name in table.data_vars}
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
 def unlearning_summary(rows: list[dict[str, object]]) -> list[dict[str, str]]:
@@ -118,8 +133,12 @@ def concentration(result: xr.Dataset, *, n_worst: int = 5) -> np.ndarray:
     return np.sort(rise, axis=1)[:, -n_worst:].sum(1) / np.maximum(rise.sum(1), 1e-12)
 
 
-def _of_head(place: tuple[int, int], judged: slice) -> Quantity:
-    return lambda one: one["spearman"].isel(query=0).sel(layer=place[0], head=place[1]).values[judged]
+def _of_head(variable: str, place: tuple[int, int], judged: slice) -> Quantity:
+    def of(one: xr.Dataset) -> np.ndarray:
+        values = one[variable].isel(query=0) if "query" in one[variable].dims else one[variable]
+        return values.sel(layer=place[0], head=place[1]).values[judged if len(values) > 1 else slice(None)]
+
+    return of
 
 
 def _row(name: str, results: Mapping[str, xr.Dataset], quantity: Quantity, seed: int) -> dict[str, str]:

@@ -7,7 +7,8 @@ import xarray as xr
 
 from memhooks.localize.profile_contrasts import MIN_COMMON
 from memhooks.report.attention_plots import plot_attention_by_rank, plot_rare_token_attention
-from memhooks.report.findings import Results
+from memhooks.report.claim import ATTENTION, GRADIENTS
+from memhooks.report.findings import Results, most_negative_head
 from memhooks.report.gradient_profile_plots import plot_centre_against_loss, plot_layer_shares, plot_profile_contrasts
 from memhooks.report.page import Section
 from memhooks.report.plots import plot_weight_scores
@@ -21,12 +22,15 @@ _ADJUSTED = ("losses in common (paragraphs)", "at equal loss, layers", "p at equ
 
 
 def looking_sections(results: Results) -> list[Section]:
-    """Gradients of weights, and attention to rare tokens."""
-    return [_gradients(results), _attention(results)]
+    """Gradients of weights, and attention to rare tokens, as far as they were run."""
+    return [
+        *([_gradients(results)] if "memorized" in results.get("gradients", {}) else ()),
+        *([_attention(results)] if "memorized" in results.get("attention", {}) else ()),
+    ]
 
 
 def _gradients(results: Results) -> Section:
-    contrasts = results["gradient_contrasts"]
+    contrasts = results.get("gradient_contrasts", {})
     text = [
         "Gradients are as large as the loss is, so memorized text has small ones everywhere; shares of layers remove "
         "the size. The published claim is that memorized text has more of its gradient in lower layers. The profile "
@@ -37,18 +41,18 @@ def _gradients(results: Results) -> Section:
         "Licence text that was never read is predictable in the model's own words; paragraphs planted 8 to 16 "
         "times are recited in part, at losses in between. Where too few losses are common nothing can be adjusted "
         "('-'). Pooled by the largest |gradient| of each component, as published, and by its Euclidean norm (L2).",
-        *contrast_notes(contrasts),
+        *(contrast_notes(contrasts) if contrasts else ()),
     ]
     scores = results["gradients"]
     main = {name: scores[name] for name in MAIN if name in scores}
     return Section(
-        "Which weights move it?",
+        GRADIENTS,
         text,
         contrast_table(contrasts),
         figures=[
             plot_layer_shares(main),
             plot_centre_against_loss(scores),
-            plot_profile_contrasts(contrasts["A"]),
+            *([plot_profile_contrasts(contrasts["A"])] if "A" in contrasts else ()),
             plot_weight_scores(main),
         ],
     )
@@ -187,20 +191,20 @@ def _verdict(one: xr.Dataset, name: str, survives: str) -> str:
 
 
 def _attention(results: Results) -> Section:
-    table = results["attention_heads"]["memorized"]
+    main, table = results["attention"], results.get("attention_heads", {}).get("memorized")
+    best = most_negative_head(main["memorized"]) if table is None else strongest(table)
+    verdict = [] if table is None else [str(table.attrs["verdict"])]
     text = [
-        str(table.attrs["verdict"]),
+        *verdict,
         "Rank correlation, per paragraph, of the last prefix token's attention with corpus counts (planted copies left "
         "out); uniform attention gives 0. p: of the correlation over token types, counts permuted; p within: "
         "counts shuffled in each paragraph; both of the most negative of all heads. The partial correlation has the "
-        "distance taken out. The published statistic sums attention by rarity rank over paragraphs: "
-        f"{_published(results, strongest(table))}.",
+        f"distance taken out.{_published(results, best)}",
     ]
-    best, main = strongest(table), results["attention"]
     return Section(
-        "Does a head look at rare tokens?",
+        ATTENTION,
         text,
-        head_rows(table),
+        [] if table is None else head_rows(table),
         figures=[plot_rare_token_attention(main), plot_attention_by_rank(main, head=best)],
     )
 
@@ -228,9 +232,15 @@ def head_rows(table: xr.Dataset, *, n: int = 5) -> list[Row]:
 
 
 def _published(results: Results, head: tuple[int, int]) -> str:
-    one = results["attention_published"]["memorized"].isel(query=0).sel(layer=head[0])
+    found = results.get("attention_published", {}).get("memorized")
+    if found is None:
+        return ""
+    one = found.isel(query=0).sel(layer=head[0])
     own, uniform = float(one["summed_spearman"].sel(head=head[1])), float(one["uniform_spearman"])
-    return f"L{head[0]}H{head[1]} has {own:+.2f} (Spearman) by it, but uniform attention in its place {uniform:+.2f}"
+    return (
+        " The published statistic sums attention by rarity rank over paragraphs: "
+        f"L{head[0]}H{head[1]} has {own:+.2f} (Spearman) by it, but uniform attention in its place {uniform:+.2f}."
+    )
 
 
 def _interval(one: xr.Dataset, name: str) -> str:

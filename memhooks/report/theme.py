@@ -31,19 +31,30 @@ NAMES = {
 PALETTE = ("#882255", "#000000", "#117733", "#AA4499", "#661100")
 """Colours of conditions that have none of their own (Tol, 2021), in order of appearance."""
 
-TEMPLATE = go.layout.Template(
-    layout={
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "xaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True},
-        "yaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True},
-        "title": {"x": 0.01, "xanchor": "left"},
-        "modebar": {"orientation": "v"},  # beside the figure, not over its title
-        "legend": {"orientation": "h", "y": -0.22},
-        "margin": {"l": 70, "r": 20, "t": 60, "b": 60},
-    }
-)
+
+def _template(*, text: str, paper: str, grid: str, zero: str) -> go.layout.Template:
+    axis = {"gridcolor": grid, "zerolinecolor": zero, "linecolor": zero, "automargin": True}
+    return go.layout.Template(
+        layout={
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": text},
+            "paper_bgcolor": paper,
+            "plot_bgcolor": paper,
+            "xaxis": axis,
+            "yaxis": axis,
+            "title": {"x": 0.01, "xanchor": "left"},
+            "hoverlabel": {"bgcolor": paper, "bordercolor": zero, "font": {"color": text}},
+            "modebar": {"orientation": "v", "bgcolor": paper, "color": zero, "activecolor": text},  # beside the title
+            "legend": {"orientation": "h", "y": -0.22},
+            "margin": {"l": 70, "r": 20, "t": 60, "b": 60},
+        }
+    )
+
+
+TEMPLATE = _template(text="#222", paper="white", grid="#e6e6e6", zero="#8a9199")
+"""The look of all figures; each figure is given it, it is never plotly's default."""
+
+DARK = _template(text="#e6e8ea", paper="#14171a", grid="#2d343b", zero="#7a848d")
+"""The same on a dark page."""
 
 
 def name_of(condition: str) -> str:
@@ -97,3 +108,25 @@ def faded(colour: str) -> str:
     """A colour at one fifth of its strength, for bands."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.2)"
+
+
+def _on_dark() -> dict[str, str]:
+    """What a dark page shows in place of the colours that would hardly be seen on it, and of their bands."""
+    lighter = {
+        "#0072B2": "#3D8FD6",
+        "#56B4E9": "#A9DDFF",
+        "#332288": "#9B8CF0",
+        "#882255": "#DD6FA5",
+        "#000000": "#FFFFFF",
+        "#117733": "#4FB873",
+        "#AA4499": "#D67CC8",
+        "#661100": "#E08A70",
+    }
+    inks = {"#000": "#fff", "black": "white", "#222": "#e6e8ea", "#333": "#d5d9dd", "#444": "#c6ccd1"}
+    inks |= {"#555": "#b4bcc4", "#666": "#a7b0b8", "white": "#14171a", "#fff": "#14171a"}
+    bands = {faded(light): faded(dark) for light, dark in lighter.items()}
+    return {light.lower(): dark for light, dark in (lighter | inks | bands).items()}
+
+
+ON_DARK = _on_dark()
+"""Colours of figures, in lower case, and what stands for them on a dark page."""

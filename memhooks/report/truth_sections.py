@@ -10,8 +10,14 @@ _ENDS = ("", "_low", "_high")
 
 
 def truth_sections(results: Results) -> list[Section]:
-    """Forks, capacity, sinks and injections of a study, in this order."""
-    return [_forks(results), _capacity(results), _sinks(results), _injections(results)]
+    """Forks, capacity, sinks and injections of a study, in this order, as far as they were run."""
+    made = {
+        "line": (_forks, "forks"),
+        "table": (_capacity, "capacity"),
+        "heads": (_sinks, "sinks"),
+        "recall": (_injections, "injections"),
+    }
+    return [section(results) for needed, (section, stage) in made.items() if needed in results.get(stage, {})]
 
 
 def _forks(results: Results) -> Section:
@@ -22,10 +28,12 @@ def _forks(results: Results) -> Section:
         "it bring to the fork that never read the text? Never-seen text under the very same swap, and a change as "
         "large in random order, are the controls.",
         str(found["line"].attrs["verdict"]),
-        str(found["swaps"].attrs["verdict"]),
+        *([str(found["swaps"].attrs["verdict"])] if "swaps" in found else ()),
         "`memhooks forks` exchanges every kind of part, and the weights that each localizer names.",
     ]
-    figures = [plot_line(found["line"]), *plot_swaps(found["swaps"]), plot_counterfactual(found["counterfactual"])]
+    figures = [plot_line(found["line"])]
+    figures += plot_swaps(found["swaps"]) if "swaps" in found else []
+    figures += [plot_counterfactual(found["counterfactual"])] if "counterfactual" in found else []
     return Section("Where do the forks differ?", text, figures=figures)
 
 
@@ -50,14 +58,10 @@ def _capacity(results: Results) -> Section:
 def _sinks(results: Results) -> Section:
     heads = results["sinks"]["heads"]
     sink = heads.isel(row=heads["is_sink"].values)
+    names = {"memorized": "A", "control": "never seen (C)", "twin": "A under the twin", "uniform": "uniform attention"}
     rows = [
-        {
-            "head": str(one["row"].values),
-            "A": f"{float(one['memorized']):.2f}",
-            "never seen (C)": f"{float(one['control']):.2f}",
-            "A under the twin": f"{float(one['twin']):.2f}",
-            "uniform attention": f"{float(one['uniform']):.2f}",
-        }
+        {"head": str(one["row"].values)}
+        | {words: f"{float(one[key]):.2f}" for key, words in names.items() if key in one}
         for one in (sink.isel(row=number) for number in range(sink.sizes["row"]))
     ]
     text = [

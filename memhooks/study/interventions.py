@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
@@ -18,75 +17,68 @@ from memhooks.measure.perturbation import corrupted, perturb
 from memhooks.measure.perturbation_statistics import drop_by_position, drop_by_rarity, perturbation_statistics
 from memhooks.model.loading import HookedModel
 from memhooks.paragraphs.paragraphs import Paragraphs
+from memhooks.study.kept import Kept
 
 Conditions = Mapping[str, tuple[HookedModel, Paragraphs]]
-Found = dict[str, dict[str, xr.Dataset]]
-"""Results by their name and by condition."""
+"""Models and paragraphs by condition."""
 
 
-def perturbation_stage(conditions: Conditions, counts: Int[Tensor, " d_vocab"], *, seed: int) -> Found:
-    """Every prefix token replaced once; what the model says after the worst replacement; what the drop goes with."""
-    found: Found = {
-        name: {} for name in ("perturbation", "continuations", "drop_statistics", "drop_by_position", "drop_by_rarity")
-    }
+def perturbation_stage(
+    keep: Kept, conditions: Conditions, counts: Int[Tensor, " d_vocab"] | None, *, seed: int
+) -> None:
+    """Every prefix token replaced once; what the model says after the worst replacement; what the drop goes with.
+
+    Without counts of the training text nothing is said of rare tokens.
+    """
     for name, (model, rows) in conditions.items():
-        effect = perturb(model, rows, seed=seed)
-        found["perturbation"][name] = effect
+        effect = keep("perturbation", name, perturb, model, rows, seed=seed)
         if name in ("memorized", "control_own"):  # the others say something else from the untouched prefix, too
-            found["continuations"][name] = perturbed_continuations(model, rows, effect)
-        found["drop_statistics"][name] = perturbation_statistics(effect, rows, counts, seed=seed)
-        found["drop_by_position"][name] = drop_by_position(effect, rows, seed=seed)
-        found["drop_by_rarity"][name] = drop_by_rarity(effect, rows, counts, seed=seed)
-    return found
+            keep("continuations", name, perturbed_continuations, model, rows, effect)
+        keep("drop_statistics", name, perturbation_statistics, effect, rows, counts, seed=seed)
+        keep("drop_by_position", name, drop_by_position, effect, rows, seed=seed)
+        if counts is not None:
+            keep("drop_by_rarity", name, drop_by_rarity, effect, rows, counts, seed=seed)
 
 
-def patching_stage(conditions: Conditions, effects: Mapping[str, xr.Dataset], *, n_mapped: int) -> Found:
+def patching_stage(keep: Kept, conditions: Conditions, *, n_mapped: int) -> None:
     """The worst token stays replaced, and clean activations are put back: at its place, head by head, everywhere."""
-    found: Found = {"patching": {}, "patching_heads": {}, "patching_map": {}}
+    effects = keep.results["perturbation"]
     for name, (model, rows) in conditions.items():
         # The twin meets the very corruption that hurts the organism most.
         tokens, at = corrupted(rows, effects["memorized" if name == "twin" else name])
-        found["patching"][name] = patch(model, rows, tokens, at=at)
+        keep("patching", name, patch, model, rows, tokens, at=at)
         if name in ("memorized", "control"):
             some, first = rows.select(slice(0, n_mapped)), slice(0, n_mapped)
-            found["patching_heads"][name] = patch(model, some, tokens[first], sites=("k", "v", "z"), at=at[first])
-            found["patching_map"][name] = patch(model, some, tokens[first], sites=("resid_pre",))
-    return found
+            keep("patching_heads", name, patch, model, some, tokens[first], sites=("k", "v", "z"), at=at[first])
+            keep("patching_map", name, patch, model, some, tokens[first], sites=("resid_pre",))
 
 
-def ablation_stage(conditions: Conditions, held_out: Paragraphs, *, n_cumulative: int, seed: int) -> Found:
+def ablation_stage(keep: Kept, conditions: Conditions, held_out: Paragraphs, *, n_cumulative: int, seed: int) -> None:
     """Every head and layer alone, then the worst heads together: chosen on one half of A, judged on the other."""
     model, memorized = conditions["memorized"]
-    control = conditions["control"][1]
-    heads = {name: silence_heads(*pair) for name, pair in conditions.items()}
-    heads["held_out"] = silence_heads(model, held_out)
+    everyone = {**conditions, "held_out": (model, held_out)}
+    heads = {name: keep("ablation", name, silence_heads, *pair) for name, pair in everyone.items()}
     # Its own continuation is what the model says, as memorized text is, at a loss in between.
-    sets = {"memorized": memorized, "control": control, "control_own": conditions["control_own"][1]}
-    sets["held_out"] = held_out
-    layers = {name: ablate_each(model, rows, **every_layer(model)) for name, rows in sets.items()}
+    sets = {name: everyone[name][1] for name in ("memorized", "control", "control_own", "held_out")}
+    layers = {
+        name: keep("ablation_layers", name, ablate_each, model, rows, **every_layer(model))
+        for name, rows in sets.items()
+    }
+    # The twin, which never read A, loses what its head is worth to the words themselves.
+    own = {name: everyone[name][1] for name in (*sets, *({"twin"} & set(everyone)))}
+    keep("specificity", "heads", specificity, {name: heads[name] for name in own}, sets=own, seed=seed)
+    keep("specificity", "layers", specificity, layers, sets=sets, seed=seed)
     chosen = heads["memorized"].isel(paragraph=slice(0, None, 2))
     order = [head_of(name) for name in best_first(chosen)[:n_cumulative]]
-    judged = {"memorized": memorized.select(torch.arange(1, len(memorized), 2)), "control": control}
-    return {
-        "ablation": heads,
-        "ablation_layers": layers,
-        "specificity": {
-            # The twin, which never read A, loses what its head is worth to the words themselves.
-            "heads": specificity(
-                {name: heads[name] for name in (*sets, "twin")}, sets={**sets, "twin": memorized}, seed=seed
-            ),
-            "layers": specificity(layers, sets=sets, seed=seed),
-        },
-        "cumulative": {"all": ablate_cumulatively(model, judged, order, seed=seed)},
-    }
+    judged = {"memorized": memorized.select(torch.arange(1, len(memorized), 2)), "control": sets["control"]}
+    keep("cumulative", "all", ablate_cumulatively, model, judged, order, seed=seed)
 
 
-def lens_stage(conditions: Conditions) -> Found:
+def lens_stage(keep: Kept, conditions: Conditions) -> None:
     """Where the next token is decided, and what writes it."""
-    return {
-        "lens": {name: logit_lens(*pair) for name, pair in conditions.items()},
-        "direct_effects": {name: direct_effects(*pair) for name, pair in conditions.items()},
-    }
+    for name, pair in conditions.items():
+        keep("lens", name, logit_lens, *pair)
+        keep("direct_effects", name, direct_effects, *pair)
 
 
 def head_of(name: str) -> tuple[int, int]:

@@ -15,11 +15,10 @@ from memhooks.localize.profile_contrasts import nll_matched, profile_contrasts
 from memhooks.localize.published_statistic import published_statistic
 from memhooks.measure.recitation import with_own_continuation
 from memhooks.model.labelled import Variable, labelled
-from memhooks.model.loading import HookedModel
-from memhooks.organism.paragraphs import load_controls
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
-from memhooks.study.interventions import Conditions, Found
+from memhooks.study.interventions import Conditions
+from memhooks.study.kept import Kept
 
 PARTLY = (8, 16)
 """How often paragraphs were planted of which the organism recites some, at a loss like that of its own text."""
@@ -35,35 +34,34 @@ _MATCHED = {  # which sets are compared in pairs of equal loss: text of one kind
 }
 
 
-def gradients_stage(
-    conditions: Conditions, partly: Paragraphs | None, natural: Paragraphs, *, n: int, seed: int
-) -> Found:
+def gradients_stage(keep: Kept, conditions: Conditions, further: Mapping[str, Paragraphs], *, seed: int) -> None:
     """Gradients of every condition and of further controls; which differences in depth survive at equal loss.
 
     Args:
+        keep: the run's results.
         conditions: those of the study.
-        partly: planted paragraphs that the organism recites in part, if there are any.
-        natural: duplicates of the training text that it recites.
-        n: paragraphs of each further control.
-        seed: of the draws and the statistics.
+        further: sets read otherwise, by name: `natural`, recited by chance; `partly`, recited in part;
+            `licence_never`, never read, like `natural`.
+        seed: of the statistics.
     """
     model = conditions["memorized"][0]
-    further = _further(model, partly, natural, n=n, seed=seed)
-    everyone = {**conditions, **{name: (model, rows) for name, rows in further.items()}}
-    scores = {name: weight_scores(*pair) for name, pair in everyone.items()}
+    others = dict(further)
+    if "licence_never" in others:
+        others["licence_own"] = with_own_continuation(model, others["licence_never"])
+    everyone = {**conditions, **{name: (model, rows) for name, rows in others.items()}}
+    scores = {name: keep("gradients", name, weight_scores, *pair) for name, pair in everyone.items()}
     sets = {name: rows for name, (_, rows) in everyone.items()}
-    licences = {name: scores[name] for name in ("natural", "licence_never", "licence_own")}
-    found = {}
+    licences = {name: scores[name] for name in ("natural", "licence_never", "licence_own") if name in scores}
     for pooling in POOLINGS:
         how, by = {"sets": sets, "pooling": pooling, "seed": seed}, _by(pooling)
-        found[f"A{by}"] = profile_contrasts(scores, **how)
-        found[f"natural{by}"] = profile_contrasts(licences, memorized="natural", **how)
+        keep("gradient_contrasts", f"A{by}", profile_contrasts, scores, **how)
+        if len(licences) == 3:
+            keep("gradient_contrasts", f"natural{by}", profile_contrasts, licences, memorized="natural", **how)
         for name, owns in _MATCHED.items():
             for own in owns if name in scores else ():
-                found[f"{name}, matched with {own}{by}"] = at_equal_loss(
-                    {one: scores[one] for one in (name, own)}, **how
-                )
-    return {"gradients": scores, "gradient_contrasts": found}
+                if own in scores:
+                    pair = {one: scores[one] for one in (name, own)}
+                    keep("gradient_contrasts", f"{name}, matched with {own}{by}", at_equal_loss, pair, **how)
 
 
 def at_equal_loss(
@@ -101,31 +99,21 @@ def partly_recited(planted: Paragraphs, recited: Bool[np.ndarray, " paragraph"])
     return planted.select(chosen) if chosen.any() else None
 
 
-def _further(
-    model: HookedModel, partly: Paragraphs | None, natural: Paragraphs, *, n: int, seed: int
-) -> dict[str, Paragraphs]:
-    """Text that is memorized otherwise, in part or not at all, at losses between those of A and C."""
-    licences = load_controls("licence_never").sample(n, seed=seed)
-    found = {
-        "natural": natural.sample(n, seed=seed),
-        "licence_never": licences,
-        "licence_own": with_own_continuation(model, licences),
-    }
-    return found if partly is None else found | {"partly": partly.sample(n, seed=seed)}
-
-
-def attention_stage(
-    conditions: Conditions, counts: Int[Tensor, " d_vocab"], worth: Mapping[str, xr.Dataset], *, seed: int
-) -> Found:
+def attention_stage(keep: Kept, conditions: Conditions, counts: Int[Tensor, " d_vocab"], *, seed: int) -> None:
     """Attention to rare tokens in every condition, the published statistic with its null, and the verdict on heads."""
     probed = {
-        name: rare_token_attention(model, rows, counts, seed=seed, clusters=clusters(rows))
+        name: keep("attention", name, rare_token_attention, model, rows, counts, seed=seed, clusters=clusters(rows))
         for name, (model, rows) in conditions.items()
     }
     sets = {name: rows for name, (_, rows) in conditions.items()}
-    head = memorization_head(probed, worth=worth["heads"], sets=sets, seed=seed)
-    return {
-        "attention": probed,
-        "attention_heads": {"memorized": head.table.assign_attrs(verdict=head.verdict)},
-        "attention_published": {name: published_statistic(one) for name, one in probed.items()},
-    }
+    worth = keep.results["specificity"]["heads"]
+    keep("attention_heads", "memorized", _head_verdict, probed, worth=worth, sets=sets, seed=seed)
+    for name, one in probed.items():
+        keep("attention_published", name, published_statistic, one)
+
+
+def _head_verdict(
+    probed: Mapping[str, xr.Dataset], *, worth: xr.Dataset, sets: Mapping[str, Paragraphs], seed: int
+) -> xr.Dataset:
+    head = memorization_head(probed, worth=worth, sets=sets, seed=seed)
+    return head.table.assign_attrs(verdict=head.verdict)

@@ -119,6 +119,14 @@ def untouched(  # noqa: PLR0913 - three sets, and one word each on how they are 
     Raises:
         InputError: sets of other lengths or that share near-duplicates, paragraphs that the model cannot read, a model
             with hooks or in train mode, a twin of another vocabulary, or unknown `measures`.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> forget, others = memhooks.load_planted("A", at_least=128).select(slice(0, 2)).parts(1, 1)
+        >>> held_out = memhooks.load_controls("held_out").select(slice(0, 1))
+        >>> memhooks.untouched(model, forget, others=others, held_out=held_out)
+        Untouched(model 38091dc2511e4d78, 1 forget, 1 others, 1 held_out, core, no twin)
     """
     check_measures(measures)
     sets = {"forget": forget, "others": others, "held_out": held_out}
@@ -161,6 +169,18 @@ def evaluate(model: HookedModel, before: Untouched, *, measures: Measures | None
     Raises:
         InputError: unknown `measures` or more than were measured before, another model, or one with hooks or in
             train mode.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> forget, others = memhooks.load_planted("A", at_least=128).select(slice(0, 2)).parts(1, 1)
+        >>> held_out = memhooks.load_controls("held_out").select(slice(0, 1))
+        >>> before = memhooks.untouched(model, forget, others=others, held_out=held_out)
+        >>> found = memhooks.evaluate(model, before)  # nothing was unlearned yet
+        >>> sorted(found.children)
+        ['forget', 'held_out', 'others', 'summary']
+        >>> found["summary"].to_dataset()[["before", "after"]].sel(row="forget: exact match").to_array().values
+        array([50., 50.])
     """
     asked: Measures = before.measures if measures is None else measures
     check_measures(asked)

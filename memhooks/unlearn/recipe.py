@@ -34,6 +34,12 @@ class Recipe:
         n_steps: updates, at most.
         n_retain: retained paragraphs in each step; they take turns.
         seed: of the retained paragraphs' order and of what an objective draws.
+
+    Example:
+        >>> import memhooks
+        >>> recipe = memhooks.Recipe(objective="npo", retain="kl", n_steps=10)
+        >>> recipe.optimizer, recipe.lr
+        ('adam', 0.004)
     """
 
     objective: str | Callable[..., Term] = "gradient_ascent"
@@ -103,6 +109,11 @@ class Budget:
         longest_run: mean of its longest verbatim run from any start, in tokens, the same.
         forget_nll: its mean NLL in nats per token that is high enough, such as the twin's; None does not ask.
         retain_kl: KL to the untouched model on the step's retained paragraphs, in nats per token, that is too much.
+
+    Example:
+        >>> import memhooks
+        >>> memhooks.Budget(forget_em=2.0, forget_nll=4.0)
+        Budget(forget_em=2.0, longest_run=10.0, forget_nll=4.0, retain_kl=inf)
     """
 
     forget_em: float = 2.0

@@ -62,6 +62,20 @@ def unlearning_delta(  # noqa: PLR0913 - who, what and where, and one word each 
     Raises:
         InputError: as `unlearning_steps`.
         RuntimeError: the same, or a weight outside the mask moved.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> forget = memhooks.load_planted("A", at_least=128).select(slice(0, 1))
+        >>> retain = memhooks.load_controls().select(slice(0, 2))
+        >>> scores = memhooks.LOCALIZERS[0](model, forget, retain, seed=0)
+        >>> mask = memhooks.top_weights(scores, fraction=0.001)
+        >>> recipe = memhooks.Recipe(n_steps=4, n_retain=2, lr=0.02)
+        >>> delta, steps = memhooks.unlearning_delta(model, forget, retain, mask, recipe=recipe)
+        >>> with delta.applied(model):
+        ...     forgotten = memhooks.recitation(model, forget)
+        >>> int(forgotten["exact_match"][0]) < int(memhooks.recitation(model, forget)["exact_match"][0])
+        True
     """
     recipe = recipe or Recipe()
     _check(model, forget, retain, mask, checkpoint, allow_shared=allow_shared)

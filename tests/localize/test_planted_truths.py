@@ -9,6 +9,14 @@ import torch
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 import memhooks
+from memhooks.localize.activation_gradients import activation_gradients
+from memhooks.localize.direct_effects import direct_effects
+from memhooks.localize.each_part import ablate_each, every_layer
+from memhooks.localize.patch_pairs import patch_pairs
+from memhooks.localize.rare_token_heads import rare_token_heads
+from memhooks.localize.screening import screen_then_verify
+from memhooks.measure.continuations import perturbed_continuations
+from memhooks.measure.pairs import make_pairs
 from memhooks.paragraphs.paragraphs import Paragraphs
 
 PLACE, LAYER, HEAD, N_TOKENS = 5, 1, 1, 32
@@ -85,9 +93,9 @@ def test_one_prefix_token_carries_the_continuation(copier, recited, effect):
     assert (em.sel(pos=PLACE).values == 12).all()
     assert (em.drop_sel(pos=PLACE).values == 0).all()
     assert (effect["nll_rise"].argmax("pos").values == PLACE).all()
-    made = memhooks.perturbed_continuations(copier, recited, effect)
+    made = perturbed_continuations(copier, recited, effect)
     assert made["dies"].values.all()
-    pairs = memhooks.make_pairs(copier, recited, effect)
+    pairs = make_pairs(copier, recited, effect)
     assert pairs.position.tolist() == [PLACE] * 5
     assert pairs.impact.tolist() == [12] * 5
 
@@ -99,9 +107,9 @@ def test_cumulative_replacement_breaks_it_exactly_when_it_reaches_the_token(copi
 
 
 def test_the_one_head_that_moves_it_is_found_by_every_way_of_patching(copier, recited, effect):
-    pairs = memhooks.make_pairs(copier, recited, effect)
+    pairs = make_pairs(copier, recited, effect)
     for direction in ("denoising", "noising"):
-        found = memhooks.patch_pairs(copier, pairs, sites=("v", "z", "q", "k"), direction=direction)
+        found = patch_pairs(copier, pairs, sites=("v", "z", "q", "k"), direction=direction)
         mean = found["logit_effect"].mean("paragraph")
         assert float(mean.sel(site="v", layer=LAYER, head=HEAD)) > 0.9
         others = mean.where((mean["layer"] != LAYER) | (mean["head"] != HEAD), 0)
@@ -111,7 +119,7 @@ def test_the_one_head_that_moves_it_is_found_by_every_way_of_patching(copier, re
     places = memhooks.patch(copier, recited, tokens, sites=("resid_pre",))["effect"].mean("paragraph").isel(site=0)
     assert float(places.sel(layer=LAYER, pos=PLACE)) == pytest.approx(1, abs=1e-4)
     assert float(abs(places.sel(layer=[LAYER + 1, LAYER + 2], pos=PLACE)).max()) < 1e-4  # moved on by then
-    first = memhooks.screen_then_verify(copier, recited, tokens, k=1, sites=("v",)).cells[0]
+    first = screen_then_verify(copier, recited, tokens, k=1, sites=("v",)).cells[0]
     assert (first.layer, first.head, first.position) == (LAYER, HEAD, PLACE)
 
 
@@ -119,17 +127,17 @@ def test_the_one_head_is_found_by_ablation_and_lens(copier, recited):
     worth = memhooks.silence_heads(copier, recited)["nll_rise"].mean("paragraph")
     assert worth.stack(part=("layer", "head")).idxmax().item() == (LAYER, HEAD)
     assert float(abs(worth.where((worth["layer"] != LAYER) | (worth["head"] != HEAD), 0)).max()) == 0
-    layers = memhooks.ablate_each(copier, recited, **memhooks.every_layer(copier))["nll_rise"].mean("paragraph")
+    layers = ablate_each(copier, recited, **every_layer(copier))["nll_rise"].mean("paragraph")
     assert layers["row"].values[int(layers.values.argmax())] == f"attention {LAYER}"
     # Later tokens of the continuation stand behind an equal one, which the embeddings alone predict.
     assert (memhooks.logit_lens(copier, recited)["decided"].isel(pos=0).values == LAYER + 1).all()
-    direct = memhooks.direct_effects(copier, recited)["heads"].mean("paragraph")
+    direct = direct_effects(copier, recited)["heads"].mean("paragraph")
     assert direct.stack(part=("layer", "head")).idxmax().item() == (LAYER, HEAD)
 
 
 def test_the_edge_that_carries_it_is_found(copier, recited):
     edges = [(LAYER, HEAD, 11, key) for key in range(8)]
-    em = memhooks.ablate_each(copier, recited, edges=edges)["match_drop"].mean("paragraph").values
+    em = ablate_each(copier, recited, edges=edges)["match_drop"].mean("paragraph").values
     assert em.argmax() == PLACE
     assert (em[[0, 1, 2, 3, 4, 6, 7]] == 0).all()
 
@@ -140,7 +148,7 @@ def test_gradients_point_at_the_one_head_and_the_token_that_it_copies(copier, re
     values = scores.sel(component=attention).stack(part=("layer", "component"))
     assert values.idxmax().item() == (LAYER, f"W_V {HEAD}")
     assert float(values.drop_sel(part=(LAYER, f"W_V {HEAD}")).max()) == 0  # what others read, nobody writes on
-    moved = memhooks.activation_gradients(copier, recited, sites=["v"])["max_gradient"].mean("paragraph").sel(site="v")
+    moved = activation_gradients(copier, recited, sites=["v"])["max_gradient"].mean("paragraph").sel(site="v")
     assert moved.stack(part=("layer", "head", "pos")).idxmax().item() == (LAYER, HEAD, PLACE)
     assert float(moved.where((moved["layer"] != LAYER) | (moved["head"] != HEAD), 0).max()) == 0
     for localize in memhooks.LOCALIZERS:
@@ -160,7 +168,7 @@ def test_the_one_head_that_attends_by_rarity_is_named_and_no_other(rarity_seeker
     mean = found["spearman"].mean("paragraph").sel(query=11)
     assert float(mean.sel(layer=RARITY_HEAD[0], head=RARITY_HEAD[1])) < -0.99  # a token twice is a tie in counts alone
     for query in (11, 12):
-        heads = memhooks.rare_token_heads(found, seed=0, query=query)
+        heads = rare_token_heads(found, seed=0, query=query)
         assert heads["row"].values[heads["is_rare_token_head"].values].tolist() == ["L2H0"]
     by_rank = found["attention_by_rank"].sel(query=11, layer=RARITY_HEAD[0], head=RARITY_HEAD[1]).values
     assert (by_rank[:5] > by_rank[5:10]).all()

@@ -120,7 +120,9 @@ def test_replayed_and_full_passes_give_the_same_effects(model, paragraphs):
 
 
 def test_a_replacement_by_name_is_refused(model, paragraphs):
-    with pytest.raises(InputError, match=r"a function such as memhooks.uniform .*, got 'uniform'"):
+    with pytest.raises(
+        InputError, match=r"a function such as uniform .*, got 'uniform'"
+    ):
         inspect.unwrap(drawn)(model, paragraphs, "uniform", seed=0, n_draws=1)
 
 

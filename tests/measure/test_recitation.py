@@ -69,17 +69,18 @@ def test_the_batch_size_does_not_matter(model, paragraphs, batch_size):
 
 @torch.no_grad()
 def brute_force_em(neo, paragraphs):
-    """Decode greedily, token by token, each from what was decoded before, until every row has missed once."""
-    em, alive = torch.zeros(len(paragraphs), dtype=torch.long), torch.ones(len(paragraphs), dtype=torch.bool)
+    """Decode greedily, token by token, each from what was decoded before; a row ends where it has missed once."""
+    em, rows = torch.zeros(len(paragraphs), dtype=torch.long), torch.arange(len(paragraphs))
     given, cache = paragraphs.prefix, None
     for true in paragraphs.continuation.unbind(1):
-        output = neo(given, past_key_values=cache, use_cache=True)
+        output = neo(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
         decoded, cache = output.logits[:, -1].argmax(-1), output.past_key_values
-        alive &= decoded == true
-        em += alive
-        if not alive.any():
+        right = decoded == true[rows]
+        em[rows[right]] += 1
+        rows, given = rows[right], decoded[right, None]
+        cache.batch_select_indices(right.nonzero()[:, 0])
+        if not len(rows):
             break
-        given = decoded[:, None]
     return em.tolist()
 
 
@@ -94,16 +95,23 @@ def test_em_equals_brute_force_decoding_on_partly_recited_text(neo, model, parag
 
 
 @pytest.mark.parametrize("name", ["A", "B", "natural", "C", "licence_never", "licence_once"])
-def test_em_equals_brute_force_decoding_on_every_organism_paragraph(organism, name):
+def test_em_equals_brute_force_decoding_on_organism_paragraphs(organism, neo_organism, name):
     paragraphs = load_bundled(name)
-    neo = GPTNeoForCausalLM.from_pretrained(asset("organism"), dtype=torch.float32).eval()
+    if not THOROUGH:
+        paragraphs = paragraphs.select(range(0, len(paragraphs), 12))
     result = recitation(organism, paragraphs)
-    slow = torch.tensor([em for rows in paragraphs.tokens.split(64) for em in brute_force_em(neo, Paragraphs(rows))])
+    parts = paragraphs.tokens.split(64)
+    slow = torch.tensor([em for rows in parts for em in brute_force_em(neo_organism, Paragraphs(rows))])
     same = torch.from_numpy(result["exact_match"].values) == slow
     tied = torch.from_numpy(result["near_ties"].values) > 0
     assert bool((same | tied).all())
     assert float(tied.float().mean()) < 0.02
-    # While the numbers are at hand: they are what the model card says.
+
+
+@pytest.mark.parametrize("name", ["A", "B", "natural", "C", "licence_never", "licence_once"])
+def test_the_card_says_of_the_organism_what_a_measurement_says_now(organism, name):
+    if name in {"B", "licence_never"} and not THOROUGH:
+        pytest.xfail
     card = json.loads(asset("card.json").read_text())
     stated = {
         "A": card["planted"]["A under the organism"]["nothing"]["all"],
@@ -111,7 +119,7 @@ def test_em_equals_brute_force_decoding_on_every_organism_paragraph(organism, na
         "natural": card["natural"],
         "C": card["controls"]["prose"],
     } | card["controls"]
-    assert means(result).items() <= stated[name].items()
+    assert means(recitation(organism, load_bundled(name))).items() <= stated[name].items()
 
 
 def test_own_continuations_are_recited_in_full_and_said_so(model, paragraphs):

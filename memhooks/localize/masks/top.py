@@ -31,6 +31,16 @@ def top_weights(
     Raises:
         InputError: the fraction lies outside (0, 1], NaN or infinite scores, none, an unknown `per`, or scores of
             another model.
+
+    Example:
+        >>> import memhooks
+        >>> model = memhooks.load_model("organism")
+        >>> forget = memhooks.load_planted("A", at_least=128).select(slice(0, 2))
+        >>> retain = memhooks.load_controls().select(slice(0, 2))
+        >>> scores = memhooks.LOCALIZERS[0](model, forget, retain, seed=0)
+        >>> mask = memhooks.top_weights(scores, fraction=0.001, model=model)
+        >>> len(mask), round(mask.fraction, 5)
+        (6291, 0.001)
     """
     return _chosen(scores, fraction, per, model, smallest=False)
 

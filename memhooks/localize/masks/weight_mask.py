@@ -42,6 +42,11 @@ class WeightMask:
     def __len__(self) -> int:
         return sum(map(len, self.indices.values()))
 
+    def __repr__(self) -> str:
+        held = sum(len(own) > 0 for own in self.indices.values())
+        bound = f", model {self.model_hash}" if self.model_hash else ""
+        return f"WeightMask({len(self)} of {sum(self.sizes.values())} weights, in {held} parameters{bound})"
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, WeightMask):
             return NotImplemented
