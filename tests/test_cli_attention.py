@@ -121,7 +121,7 @@ def test_help_loads_no_torch_and_says_what_a_candidate_is():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     words = " ".join(done.stdout.split())
-    for text in ("Below 0: rare tokens get more", "memorization-head candidate", "Caveats: ", "Examples: "):
+    for text in ("Below 0: rare tokens get more", "memorization-head candidate", "Caveats: ", "Examples "):
         assert text in words, text
 
 

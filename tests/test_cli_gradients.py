@@ -86,7 +86,7 @@ def test_help_loads_no_torch_and_says_what_is_compared_and_what_follows_the_loss
         "The centre of mass is the mean layer",
         "large a gradient is follows the loss",
         "Caveats: ",
-        "Examples: ",
+        "Examples ",
     ):
         assert text in words, text
 

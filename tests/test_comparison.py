@@ -1,10 +1,12 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from memhooks.errors import InputError
+from memhooks.measure.recitation import recitation
 from memhooks.model.provenance import model_hash
 from memhooks.study.comparison.comparison import Comparison
 from memhooks.study.comparison.methods import METHODS, Method
@@ -33,12 +35,42 @@ def few(*names):
     return tuple(Method(one.name, one.run, one.settings[:1]) for one in METHODS if one.name in names)
 
 
+class InThisProcess(ThreadPoolExecutor):
+    """A pool whose one worker is a thread, with a bench that is there already; the next run has a true process."""
+
+    def __init__(self, n_workers, context, *, initializer, initargs):
+        super().__init__(n_workers)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recited_once():
+    """Every bench asks how the organism recites set A; here it is measured once."""
+    found = []
+
+    def recited(model, planted):
+        found.extend([recitation(model, planted)] if not found else [])
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as once:
+        once.setattr("memhooks.study.comparison.sets.recitation", recited)
+        yield
+
+
+def bench_of(sizes, organism, twin):
+    found = Bench(sizes, 0)
+    found.__dict__ |= {"model": organism, "twin": twin}  # loaded once for all tests
+    return found
+
+
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory):
+def comparison(tmp_path_factory, organism, twin):
     found = Comparison(
         tmp_path_factory.mktemp("comparison"), TINY, few("top 0.1 %", "published recipe as is"), n_workers=1
     )
-    found.run()
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr("memhooks.study.comparison.comparison.ProcessPoolExecutor", InThisProcess)
+        here.setattr("memhooks.study.comparison.comparison._BENCH", [bench_of(TINY, organism, twin)])
+        found.run()
     return found
 
 
@@ -71,10 +103,8 @@ def test_another_comparison_does_not_mix_in(comparison):
 
 
 @pytest.fixture(scope="module")
-def bench(organism):
-    found = Bench(Sizes(n_steps=1), 0)
-    found.__dict__["model"] = organism  # loaded once for all tests
-    return found
+def bench(organism, twin):
+    return bench_of(Sizes(n_steps=1), organism, twin)
 
 
 def test_no_paragraph_serves_two_ends(bench):
@@ -87,14 +117,14 @@ def test_no_paragraph_serves_two_ends(bench):
 
 
 def test_too_few_recited_paragraphs_are_refused(bench):
-    larger = Bench(Sizes(n_judged=1000), 0)
-    larger.__dict__["model"] = bench.model
+    larger = bench_of(Sizes(n_judged=1000), bench.model, bench.twin)
     with pytest.raises(InputError, match="recited paragraphs are needed, there are"):
         _ = larger.memorized
 
 
 @pytest.mark.parametrize("method", [one.name for one in METHODS])
-def test_every_method_leaves_the_model_as_it_was_and_moves_what_it_says(method, bench):
+def test_every_method_leaves_the_model_as_it_was_and_moves_what_it_says(method, bench, monkeypatch):
+    monkeypatch.setattr("memhooks.study.comparison.methods.N_EPOCHS", 2)
     forget = bench.memorized["tuned"].select([0])
     before = model_hash(bench.model)
     one = next(one for one in METHODS if one.name == method)

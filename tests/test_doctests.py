@@ -3,6 +3,7 @@
 import ast
 import doctest
 import inspect
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def documentation(name):
         return inspect.getdoc(value)
     path = ROOT / f"{memhooks._HOME[name].replace('.', '/')}.py"
     statements = ast.parse(path.read_text("utf8")).body
-    for statement, after in zip(statements, statements[1:], strict=False):
+    for statement, after in pairwise(statements):
         targets = [getattr(statement, "target", None), *getattr(statement, "targets", [])]
         if any(getattr(target, "id", None) == name for target in targets):
             return inspect.cleandoc(after.value.value)

@@ -4,10 +4,12 @@
 import json
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memhooks.cli.ablate_found import How, What, filling_of, measured, parts_of, together_of
+from memhooks.cli.ablate_shown import draw, print_tables
 from memhooks.cli.options import (
     FIGURES,
     MODELS,
@@ -27,17 +29,8 @@ from memhooks.cli.tables import check_outputs, save_tree, sources
 from memhooks.errors import InputError
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
-
-What = Literal["heads", "layers", "both"]
-How = Literal["zero", "mean", "resample"]
-Sets = Mapping[str, "Paragraphs"]
-Results = Mapping[str, "xr.Dataset"]
-_N_PARTS = 10  # printed
-_N_SOURCE = 64  # rows that means or other activations are taken from
 
 
 def ablate(
@@ -113,7 +106,9 @@ def ablate(
     else:
         print_tables(about, tables, sets, halves)
         if how == "resample" and cumulative and what != "layers":
-            _say("Heads are not ablated together with --how resample; pass --how mean or zero for that.")
+            from memhooks.terminal import say
+
+            say("Heads are not ablated together with --how resample; pass --how mean or zero for that.")
 
 
 def _prose(held_out: str | None, control: str, model: str) -> str:
@@ -160,9 +155,3 @@ def _halves(
         return split(rows, share=0.5, seed=seed)
     except InputError as error:
         raise InputError(f"heads are chosen on one half and judged on the other: {error}; or --cumulative 0") from error
-
-
-def _say(line: str) -> None:
-    from memhooks.terminal import say
-
-    say(line)

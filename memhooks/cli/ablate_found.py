@@ -35,6 +35,7 @@ class Filling:
 
     @property
     def arguments(self) -> dict[str, Any]:
+        """As keywords."""
         return {"how": self.how, "seed": self.seed, "means": self.means, "source": self.source}
 
 
@@ -48,6 +49,7 @@ class Found:
 
     @property
     def groups(self) -> "dict[str, xr.Dataset]":
+        """Every result by its place in the saved tree."""
         each = {f"{name}/{kind}": one for kind, ones in self.results.items() for name, one in ones.items()}
         groups = each | {f"specificity/{kind}": one for kind, one in self.compared.items()}
         return groups if self.cumulative is None else groups | {"cumulative": self.cumulative}
@@ -86,6 +88,7 @@ def measured(
     halves: "tuple[Paragraphs, Paragraphs] | None",
     n_heads: int,
 ) -> Found:
+    """Ablate heads, layers or both in every set, compare the sets, and ablate the best heads together."""
     from memhooks.localize.cumulative import ablate_cumulatively
     from memhooks.localize.each_part import ablate_each, every_layer, silence_heads
     from memhooks.localize.specificity import specificity
@@ -132,6 +135,7 @@ def parts_of(table: "xr.Dataset") -> list[Row]:
 
 
 def together_of(table: "xr.Dataset") -> list[Row]:
+    """One row for each number of heads that are ablated together, and which came last."""
     heads = json.loads(table.attrs["heads"])
     columns = {str(name): plain(table[name].values) for name in table}
     added = ["none", *(f"L{layer}H{head}" for layer, head in heads)]

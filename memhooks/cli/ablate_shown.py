@@ -17,11 +17,12 @@ _N_PARTS = 10  # printed
 def print_tables(
     about: str, tables: Mapping[str, Any], sets: Sets, halves: "tuple[Paragraphs, Paragraphs] | None"
 ) -> None:
+    """Print what each part is worth, what speaks for recitation, and the heads ablated together."""
     from rich.box import SIMPLE_HEAD
 
-    from memhooks.terminal import print_table
+    from memhooks.terminal import print_table, say
 
-    _say(f"{about}; NLL rise in nats per token, means [95 % interval over paragraphs]")
+    say(f"{about}; NLL rise in nats per token, means [95 % interval over paragraphs]")
     controls = [name for name in sets if name != "memorized"]
     for kind, rows in tables["parts"].items():
         worth = [
@@ -42,7 +43,7 @@ def print_tables(
         print_table(f"{kind}: memorized minus control (p: largest of {len(rows)} {kind})", differences, box=SIMPLE_HEAD)
     if halves is None:
         return
-    _say(
+    say(
         f"Heads ablated together: chosen on {len(halves[0])} memorized paragraphs, judged on the other "
         f"{len(halves[1])}; in brackets as many random heads. Means:"
     )
@@ -59,6 +60,7 @@ def print_tables(
 
 
 def draw(path: Path | None, about: str, found: Found) -> None:
+    """Write the page, if there is a path."""
     if path is None:
         return
     from memhooks.report.intervention_plots import plot_ablation, plot_cumulative, plot_specificity

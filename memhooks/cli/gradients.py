@@ -3,12 +3,11 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memhooks.cli.gradients_shown import OWN, Pooling, Results, Sets, draw, print_tables, shares
 from memhooks.cli.options import (
     FIGURES,
     AnyRows,
@@ -24,19 +23,13 @@ from memhooks.cli.options import (
     Twin,
 )
 from memhooks.cli.sets import load_sets, load_twin, twin_name
-from memhooks.cli.tables import Row, check_outputs, intervals, rows_of, save_tree, shown, sources, write_page
+from memhooks.cli.tables import Row, check_outputs, intervals, rows_of, save_tree, sources
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
-
-# The names of memhooks.localize.pooling.POOLED, which would load torch.
-Pooling = Literal["max_gradient", "l1_gradient", "l2_gradient", "mean_gradient", "rms_gradient", "max_over_expected"]
-Results = Mapping[str, "xr.Dataset"]
-Sets = Mapping[str, "Paragraphs"]
-_OWN, _SHORT = "control_own", "own words"
 
 
 def gradients(
@@ -95,7 +88,7 @@ def gradients(
     about = sources(model, {"memorized": paragraphs, "control": control}, sets) + (f"; twin: {other}" if other else "")
     groups = {f"{name}/gradients": one for name, one in scores.items()}
     save_tree(out, groups | {f"contrasts/{name}": one for name, one in contrasts.items()})
-    _draw(figure, about, scores, read, contrasts, pooling)
+    draw(figure, about, scores, read, contrasts, pooling)
     found = {
         **_layers(scores, read, pooling, seed),
         "contrasts": {name: rows_of(table, name="minus") for name, table in contrasts.items()},
@@ -104,7 +97,7 @@ def gradients(
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        _print(about, found, pooling, top)
+        print_tables(about, found, pooling, top)
 
 
 def _conditions(model: "HookedModel", sets: Sets, twin: str | None) -> "dict[str, tuple[HookedModel, Paragraphs]]":
@@ -114,7 +107,7 @@ def _conditions(model: "HookedModel", sets: Sets, twin: str | None) -> "dict[str
     conditions = {name: (model, rows) for name, rows in sets.items()}
     last = {} if twin is None else {"twin": (load_twin(twin, model, sets["memorized"]), sets["memorized"])}
     if "control" in sets:
-        conditions[_OWN] = (model, with_own_continuation(model, sets["control"]))
+        conditions[OWN] = (model, with_own_continuation(model, sets["control"]))
     return conditions | last
 
 
@@ -151,108 +144,13 @@ def _layers(scores: Results, sets: Sets, pooling: Pooling, seed: int) -> dict[st
     }
 
 
-def _shares(scores: "xr.Dataset", pooling: Pooling) -> "xr.DataArray":
-    """Share of each component in the paragraph's own sum, over `paragraph`, `layer`, `component`."""
-    values = scores[pooling].transpose("paragraph", "layer", "component").astype(float)
-    return values / values.sum(("layer", "component"))
-
-
 def _components(scores: Results, sets: Sets, pooling: Pooling, seed: int) -> list[Row]:
     """All components, those with the largest share of memorized text's gradients first."""
     grid = scores["memorized"]
     names = [f"L{layer} {label}" for layer in grid["layer"].values for label in grid["component"].values]
     ends = {
-        name: intervals(_shares(one, pooling).values.reshape(len(sets[name]), -1), sets[name], seed)
+        name: intervals(shares(one, pooling).values.reshape(len(sets[name]), -1), sets[name], seed)
         for name, one in scores.items()
     }
     order = sorted(range(len(names)), key=lambda place: -ends["memorized"][place][0])
     return [Row(component=names[place]) | {name: one[place] for name, one in ends.items()} for place in order]
-
-
-def _print(about: str, found: Mapping[str, Any], pooling: Pooling, top: int) -> None:
-    from rich.box import SIMPLE_HEAD
-
-    from memhooks.terminal import print_table, say
-
-    say(f"{about}; pooling: {pooling}; means [95 % interval over paragraphs]")
-    print_table("Share of each layer in a paragraph's gradient, %", _profile(found), box=SIMPLE_HEAD)
-    say("depth: centre of mass, the mean layer weighted by the shares; loss: nats per token.")
-    for name, rows in found["contrasts"].items():
-        print_table(f"Depth, memorized minus ... ({name})", [_contrast(row) for row in rows], box=SIMPLE_HEAD)
-    if found["contrasts"]:
-        say(
-            "Negative: memorized gradients lie lower; *: survives. Shares take out the size, which follows the loss, "
-            "but may follow it, too. In common: memorized and control paragraphs of losses that both have, compared at "
-            "equal loss if there are 8 of each. Largest weight (max) and norm (l2) can disagree."
-        )
-    else:
-        say("Without a control or a twin there is nothing to compare with.")
-    rows = [_printable("component", row["component"], row) for row in found["components"][:top]]
-    print_table("Components with the largest share of memorized gradients, %", rows, box=SIMPLE_HEAD)
-
-
-def _printable(name: str, label: str, row: Row) -> Row:
-    """A row's label, and its shares in per cent."""
-    ends = {key: value for key, value in row.items() if isinstance(value, list)}
-    return Row({name: label}) | {
-        _short(key): shown([None if end is None else 100 * end for end in value], ".1f") for key, value in ends.items()
-    }
-
-
-def _short(condition: str) -> str:
-    return condition.replace(_OWN, _SHORT)
-
-
-def _profile(found: Mapping[str, Any]) -> list[Row]:
-    """Layer shares, and below them each condition's centre of mass and loss."""
-    rows = [_printable("", f"L{row['layer']}", row) for row in found["layers"]]
-    for name, what in (("depth", "centre"), ("loss", "loss")):
-        cells = {_short(one["condition"]): shown(one[what], ".2f") for one in found["conditions"]}
-        rows.append(Row({"": name}) | cells)
-    return rows
-
-
-def _contrast(row: Mapping[str, Any]) -> Row:
-    cells = {"raw": ("difference", "p", "survives"), "at equal loss": ("adjusted", "p_adjusted", "survives_adjusted")}
-    line = Row(minus=_short(row["minus"]))
-    for title, (name, p, survives) in cells.items():
-        chance = "too few" if row[p] is None else "p<0.001" if row[p] < 0.001 else f"p={row[p]:.3f}"
-        line[title] = chance if row[p] is None else f"{shown(row[name])} {chance}{'*' * row[survives]}"
-    return line | {"in\ncommon": f"{row['n_common_memorized']}, {row['n_common_control']}"}
-
-
-def _draw(path: Path | None, about: str, scores: Results, sets: Sets, contrasts: Results, pooling: Pooling) -> None:
-    if path is None:
-        return
-    from memhooks.report.gradient_profile_plots import (
-        plot_centre_against_loss,
-        plot_layer_shares,
-        plot_profile_contrasts,
-    )
-    from memhooks.report.looking_sections import contrast_notes, contrast_table
-    from memhooks.report.page import Section
-    from memhooks.report.plots import plot_weight_scores
-
-    size = (
-        "Each paragraph's own gradient of its NLL, pooled over the weights of every component. Its size follows the "
-        "loss, so every number is a share of the paragraph's own sum. Bands: 95 % intervals over paragraphs."
-    )
-    lower = (
-        "Difference of the centres of mass, in layers: raw, and among paragraphs of losses that both sets have, with "
-        "log loss as covariate, for the profile may follow the loss. Largest weight (max) and norm (l2) can disagree."
-    )
-    maps = {name: (100 * _shares(one, pooling)).to_dataset(name="max_gradient") for name, one in scores.items()}
-    components = plot_weight_scores(maps).for_each_annotation(
-        lambda one: one.update(text=one.text.replace(", ", ",<br>"))
-    )
-    components.update_layout(title=f"Which components? {pooling}, % of each paragraph's map", margin={"t": 100})
-    layers = [plot_layer_shares(scores, pooling=pooling, sets=sets), plot_centre_against_loss(scores, pooling=pooling)]
-    sections = [Section("In which layers do the gradients lie?", [size], figures=layers)]
-    if contrasts:
-        heading, text = "Do memorized gradients lie lower?", [lower, *contrast_notes(contrasts)]
-        forests = [plot_profile_contrasts(table) for table in contrasts.values()]
-        sections.append(Section(heading, text, contrast_table(contrasts), figures=forests))
-    sections.append(
-        Section("In which components?", ["Means over paragraphs of each one's shares."], figures=[components])
-    )
-    write_page(path, "memhooks gradients", about, sections)

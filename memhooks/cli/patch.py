@@ -3,23 +3,16 @@
 # Heavy imports stay inside the functions, so that --help answers at once.
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from memhooks.cli.options import FIGURES, AnyRows, Control, Figure, Json, Memorized, Model, Out, Seed, Size, Threads
+from memhooks.cli.patch_found import HEAD_SITES, LAYER_SITES, At, Direction, Setting, cells_of, damage, patched_rows
+from memhooks.cli.patch_shown import draw, print_tables, spelt
 from memhooks.cli.sets import load_sets
 from memhooks.cli.tables import check_outputs, save_tree, sources
 from memhooks.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
-_LAYER_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_post")
-_HEAD_SITES = ("q", "k", "v", "z", "pattern")
-_N_CELLS = 5  # printed per site
-At = Literal["perturbed", "prefix"]
-Direction = Literal["denoising", "noising"]
 
 
 def patch(
@@ -33,8 +26,8 @@ def patch(
     sites: Annotated[
         str,
         typer.Option(
-            help=f"What is patched, a comma list: either of whole layers ({', '.join(_LAYER_SITES)}) or head by head "
-            f"({', '.join(_HEAD_SITES)})."
+            help=f"What is patched, a comma list: either of whole layers ({', '.join(LAYER_SITES)}) or head by head "
+            f"({', '.join(HEAD_SITES)})."
         ),
     ] = "resid_pre,attn_out,mlp_out",
     at: Annotated[
@@ -96,8 +89,8 @@ def patch(
             sets["control_own"] = with_own_continuation(loaded, sets.pop("control"))
             names["control_own"] = control
     patched = {name: patched_rows(loaded, name, rows, setting) for name, rows in sets.items()}
-    spelt = {spelt(name): rows for name, rows in sets.items()}
-    about = sources(model, {spelt(name): one for name, one in names.items()}, spelt) + f"; {direction}"
+    named = {spelt(name): rows for name, rows in sets.items()}
+    about = sources(model, {spelt(name): one for name, one in names.items()}, named) + f"; {direction}"
     found = {"damage": damage(patched, seed), "cells": cells_of(patched, setting)}
     save_tree(out, {name: one.result for name, one in patched.items()})
     draw(figure, about, {name: one.result for name, one in patched.items()}, setting)
@@ -114,14 +107,14 @@ def _checked(sites: str, at: At) -> tuple[str, ...]:
         InputError: unknown ones, one twice, or kinds that do not go together.
     """
     chosen = tuple(one.strip() for one in sites.split(","))
-    unknown = [one for one in chosen if one not in _LAYER_SITES + _HEAD_SITES]
+    unknown = [one for one in chosen if one not in LAYER_SITES + HEAD_SITES]
     if unknown or len(set(chosen)) < len(chosen):
         raise InputError(
-            f"--sites is a comma list of different ones among {', '.join(_LAYER_SITES + _HEAD_SITES)}; got {sites!r}"
+            f"--sites is a comma list of different ones among {', '.join(LAYER_SITES + HEAD_SITES)}; got {sites!r}"
         )
-    by_head = [one in _HEAD_SITES for one in chosen]
+    by_head = [one in HEAD_SITES for one in chosen]
     if any(by_head) != all(by_head):
-        raise InputError(f"--sites must be all of whole layers or all by head ({', '.join(_HEAD_SITES)}); got {sites}")
+        raise InputError(f"--sites must be all of whole layers or all by head ({', '.join(HEAD_SITES)}); got {sites}")
     if by_head[0] and at == "prefix":
-        raise InputError(f"--at prefix goes with sites of whole layers: {', '.join(_LAYER_SITES)}")
+        raise InputError(f"--at prefix goes with sites of whole layers: {', '.join(LAYER_SITES)}")
     return chosen

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from memhooks.model.loading import HookedModel
     from memhooks.paragraphs.paragraphs import Paragraphs
 
+LAYER_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_post")
+HEAD_SITES = ("q", "k", "v", "z", "pattern")
 At = Literal["perturbed", "prefix"]
 Direction = Literal["denoising", "noising"]
 
 
 @dataclass(frozen=True)
 class Setting:
+    """What is patched where, in which direction, and how it is scored."""
+
     sites: tuple[str, ...]
     at: At
     direction: Direction
@@ -28,6 +32,7 @@ class Setting:
 
     @property
     def variable(self) -> str:
+        """The effect that is asked for, by its name in the result."""
         return "logit_effect" if self.impact else "effect"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memhooks.cli.patch_found import Setting
+from memhooks.cli.patch_found import HEAD_SITES, Setting
 from memhooks.cli.tables import Row, shown, write_page
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ _N_CELLS = 5  # printed per site
 
 
 def print_tables(about: str, found: Mapping[str, Any], setting: Setting) -> None:
+    """Print each set's damage, and the cells of every site that matter most to memorized text."""
     from rich.box import SIMPLE_HEAD
 
     from memhooks.terminal import print_table, say
@@ -38,6 +39,7 @@ def print_tables(about: str, found: Mapping[str, Any], setting: Setting) -> None
 
 
 def spelt(name: str) -> str:
+    """The name of a set as it is printed."""
     return "control, own words" if name == "control_own" else name
 
 
@@ -50,6 +52,7 @@ def _printable(cell: Row) -> Row:
 
 
 def draw(path: Path | None, about: str, results: "Mapping[str, xr.Dataset]", setting: Setting) -> None:
+    """Write the page, if there is a path."""
     if path is None:
         return
     from memhooks.report.intervention_plots import (
@@ -75,7 +78,7 @@ def draw(path: Path | None, about: str, results: "Mapping[str, xr.Dataset]", set
     if setting.at == "prefix":
         figures = [plot_patch_map(results, variable=variable)]
         figures += [plot_early_prefix(results, site=site, variable=variable) for site in setting.sites]
-    elif setting.sites[0] in _HEAD_SITES:
+    elif setting.sites[0] in HEAD_SITES:
         figures = [plot_patch_heads(results, variable=variable)]
     else:
         figures = [plot_patch_layers(results, variable=variable)]

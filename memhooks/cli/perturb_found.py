@@ -1,4 +1,4 @@
-"""What `memhooks perturb` finds, as tables: what drops go with, where they are, which are worst, what is said instead."""
+"""What `memhooks perturb` finds, as tables: what drops go with, where they are, the worst, what is said."""
 
 # Heavy imports stay inside the functions, as in the commands.
 from collections.abc import Mapping

@@ -82,7 +82,12 @@ class BalancedSubnet:
         """
         forget.check(model)
         retain.check(model)
-        generator = torch.Generator().manual_seed(seed)
+        with torch.inference_mode(mode=False), torch.no_grad():  # what is made here goes into gradients
+            return self._scores(model, forget, retain, torch.Generator().manual_seed(seed))
+
+    def _scores(
+        self, model: HookedModel, forget: Paragraphs, retain: Paragraphs, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         parameters = {name: weight.detach() for name, weight in component_parameters(model).items()}
         weights = {
             cell.parameter_name: parameters[cell.parameter_name] for cell in components(model) if cell.head is None

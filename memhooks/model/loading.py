@@ -61,6 +61,7 @@ def asset(name: str) -> Path:
     return path
 
 
+@torch.inference_mode(mode=False)  # weights made in inference mode could never be edited or differentiated
 def load_model(
     source: str | Path | PreTrainedModel,
     *,

@@ -1,5 +1,7 @@
 """Verdicts on three claims from what a run changes: prefix tokens replaced, weights moved."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
@@ -55,7 +57,10 @@ def _few_verdict(
     if not rare:
         return "undecided", f"{few}; whether these are the rare tokens was not measured"
     if rare[0].low > -WEAK:
-        return "does not hold", f"few tokens, yes: {few}; but they are hardly the rare ones (Spearman {rare[0].words()})"
+        return (
+            "does not hold",
+            f"few tokens, yes: {few}; but they are hardly the rare ones (Spearman {rare[0].words()})",
+        )
     if not {"control_own", "twin"} <= set(differences):
         return "undecided", f"{few}, but text that the model says by itself, or a twin, was not measured"
     as_few = [name_of(name) for name, one in differences.items() if not one.high < 0]
@@ -77,10 +82,10 @@ def _statistic(results: Results, row: str, what: str) -> list[Estimate]:
     for name in ("memorized", *MAIN):
         if name in tables and row in tables[name]["row"].values:
             one = tables[name].sel(row=row)
-            ends = (float(one[end]) for end in ("estimate", "low", "high"))
+            middle, low, high = (float(one[end]) for end in ("estimate", "low", "high"))
             n = str(results.get("perturbation", {})[name].sizes["paragraph"]) if name in results["perturbation"] else ""
             role = "effect" if name == "memorized" else "control"
-            found.append(Estimate(what, name_of(name), *ends, "Spearman", n, role))
+            found.append(Estimate(what, name_of(name), middle, low, high, "Spearman", n, role))
     return found if found and found[0].role == "effect" else []
 
 
@@ -122,7 +127,7 @@ def _harder_verdict(raw: Estimate, equal: Estimate | None, other: Estimate, loss
     return "undecided", f"harder to corrupt, but {surer}, and at equal loss these paragraphs do not tell"
 
 
-def _at_equal_loss(effects: dict[str, xr.Dataset], lost: dict[str, Values], seed: int) -> Estimate | None:
+def _at_equal_loss(effects: Mapping[str, xr.Dataset], lost: Mapping[str, Values], seed: int) -> Estimate | None:
     """The difference in EM lost with the loss taken out, among losses that both sets have; None if these are few."""
     names = ("memorized", "control_own")
     losses = [effects[name]["nll"].values.astype(float) for name in names]
@@ -130,17 +135,12 @@ def _at_equal_loss(effects: dict[str, xr.Dataset], lost: dict[str, Values], seed
     chosen = [(lost[name].values[row], lost[name].label[row]) for name, row in zip(names, common, strict=True)]
     if min(len(np.unique(label)) for _, label in chosen) < MIN_COMMON:
         return None
-    ends = adjusted_difference(
-        chosen[0][0],
-        chosen[1][0],
-        covariate=tuple(np.log(loss[row] + LEAST_LOSS) for loss, row in zip(losses, common, strict=True)),
-        clusters=(chosen[0][1], chosen[1][1]),
-        seed=seed,
-    )
-    n = " / ".join(str(len(values)) for values, _ in chosen)
-    return Estimate(
-        "the same at equal loss", f"A minus {name_of(names[1])}", *map(float, ends), "tokens", n, "difference"
-    )
+    (one, own), (other, others) = chosen
+    covariate = [np.log(loss[row] + LEAST_LOSS) for loss, row in zip(losses, common, strict=True)]
+    found = adjusted_difference(one, other, covariate=(covariate[0], covariate[1]), clusters=(own, others), seed=seed)
+    middle, low, high = map(float, found)
+    name, n = f"A minus {name_of(names[1])}", f"{len(one)} / {len(other)}"
+    return Estimate("the same at equal loss", name, middle, low, high, "tokens", n, "difference")
 
 
 def _per_token(effect: xr.Dataset, variable: str) -> np.ndarray:
@@ -158,7 +158,7 @@ def _differences(values: dict[str, Values], names: list[str], of: tuple[str, str
 
 
 def unlearning_claim(results: Results, *, seed: int = 0) -> Claim:
-    """Is the text forgotten when only the top weights move, does other memorized text stay, and do random ones do it?"""
+    """Is the text forgotten when only the top weights move, does other text stay, and do random weights do it?"""
     table = results.get("unlearning", {}).get("all")
     if table is None:
         return Claim(_ENOUGH, "not run", "The unlearning stage was not run.", UNLEARNING)

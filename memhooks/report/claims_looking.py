@@ -1,7 +1,7 @@
 """Verdicts on two claims from what a run looks at: where gradients lie, and which heads attend to rare tokens."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -81,10 +81,11 @@ def _contrasts(table: xr.Dataset) -> Iterator[_Contrast]:
         n = [int(one["n_memorized"]), int(one["n_control"])]
         if control in _ALSO_MEMORIZED or (matched and min(n) < MIN_COMMON):
             continue
-        yield _Contrast(*own, matched, _ends(one, "difference"), float(one["p"]), f"{n[0]} / {n[1]}")
+        raw = _Contrast(*own, matched, _ends(one, "difference"), float(one["p"]), f"{n[0]} / {n[1]}")
+        yield raw
         if not matched and np.isfinite(one["adjusted"]):
             common = f"{int(one['n_common_memorized'])} / {int(one['n_common_control'])}"
-            yield _Contrast(*own, True, _ends(one, "adjusted"), float(one["p_adjusted"]), common)
+            yield replace(raw, at_equal_loss=True, ends=_ends(one, "adjusted"), p=float(one["p_adjusted"]), n=common)
 
 
 def _ends(one: xr.Dataset, name: str) -> tuple[float, float, float]:
@@ -200,13 +201,17 @@ def _judged(results: Results, one: xr.Dataset, layer: int, head: int, rows: slic
     return Values(every.values[rows], every.label[rows])
 
 
+def _is_rare(table: xr.Dataset | None, name: str) -> bool:
+    """Whether rarity explains the head's attention beyond chance and distance; unknown heads pass."""
+    return table is None or name not in table["row"].values or bool(table.sel(row=name)["is_rare_token_head"])
+
+
 def _head_verdict(
     results: Results, name: str, effect: Estimate, differences: dict[str, Estimate], *, low: bool
 ) -> tuple[Verdict, str]:
     table = results.get("attention_heads", {}).get("memorized")
     confirmed = [] if table is None else [str(one) for one in table["row"].values[table["is_confirmed"].values]]
-    known = table is not None and name in table["row"].values
-    rare = effect.high < 0 and (not known or bool(table.sel(row=name)["is_rare_token_head"]))
+    rare = effect.high < 0 and _is_rare(table, name)
     if name in confirmed and low:
         return "holds", f"{name} does so more than in every control, and its loss costs memorized text more"
     if not rare:

@@ -94,8 +94,8 @@ def mean(name: str, values: Values, of: tuple[str, str], *, role: Role = "contro
     own = values.defined()
     if not len(own.values):
         return Estimate(what, name, np.nan, np.nan, np.nan, unit, "0", role)
-    ends = bootstrap_mean(own.values, seed=seed, clusters=own.label)
-    return Estimate(what, name, *map(float, ends), unit, str(len(own.values)), role)
+    middle, low, high = map(float, bootstrap_mean(own.values, seed=seed, clusters=own.label))
+    return Estimate(what, name, middle, low, high, unit, str(len(own.values)), role)
 
 
 def difference(
@@ -108,9 +108,10 @@ def difference(
     one, other = one.defined(), other.defined()
     if not (len(one.values) and len(other.values)):
         return Estimate(what, name, np.nan, np.nan, np.nan, unit, "0", "difference")
-    ends = bootstrap_difference(one.values, other.values, seed=seed, clusters=(one.label, other.label))
+    both = (one.label, other.label)
+    middle, low, high = map(float, bootstrap_difference(one.values, other.values, seed=seed, clusters=both))
     n = f"{len(one.values)} / {len(other.values)}"
-    return Estimate(what, name, *map(float, ends), unit, n, "difference")
+    return Estimate(what, name, middle, low, high, unit, n, "difference")
 
 
 def share(name: str, chosen: np.ndarray, of: str, *, role: Role = "control") -> Estimate:

@@ -1,9 +1,10 @@
 """The report's sections on interventions: what was replaced, patched, ablated, and what the stream says early."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import plotly.graph_objects as go
+import xarray as xr
 
 from memhooks.report.claim import PREFIX
 from memhooks.report.findings import Results
@@ -20,6 +21,7 @@ from memhooks.report.page import Section
 from memhooks.report.perturbation_plots import plot_position_profile, plot_rarity
 from memhooks.report.theme import name_of
 
+Found = TypeVar("Found", bound=Mapping[str, xr.Dataset] | xr.Dataset)
 
 _UNDONE = (
     "The token whose replacement hurts most stays replaced, and one clean activation at its position is put back "
@@ -87,9 +89,9 @@ def _lens(results: Results) -> Section:
     return Section("From which layer on is the next token decided?", [_LENS], figures=figures)
 
 
-def _drawn(plot: Callable[[Any], go.Figure], found: Any) -> list[go.Figure]:
+def _drawn(plot: Callable[[Found], go.Figure], found: Found | None) -> list[go.Figure]:
     """The figure of what was found, if it was."""
-    return [plot(found)] if found else []
+    return [] if found is None or not len(found) else [plot(found)]
 
 
 def _drops(results: Results) -> list[dict[str, str]]:

@@ -137,13 +137,12 @@ def _aligned(estimates: Sequence["Estimate"]) -> list[dict[str, str]]:
 
 def _placed(figure: go.Figure, name: str) -> Markup:
     """A figure's place, as high as the figure will be, and its data without the template that all share."""
-    layout = figure.layout
-    height = layout.height or _DEFAULT_HEIGHT
-    title = re.sub("<[^>]*>", " ", str(layout.title.text or "figure"))
-    panels = sum(key.startswith("xaxis") for key in layout.to_plotly_json()) > 1
     data = json.loads(str(figure.to_json()))
-    data["layout"].pop("template", None)
-    data["layout"]["height"] = height
+    layout = data["layout"]
+    height = layout.setdefault("height", _DEFAULT_HEIGHT)
+    layout.pop("template", None)  # all share one, and the page has it in light and dark
+    title = re.sub("<[^>]*>", " ", layout.get("title", {}).get("text") or "figure")
+    panels = sum(key.startswith("xaxis") for key in layout) > 1
     return Markup(
         '<figure class="{}" aria-label="{}"><div class="plotly-graph-div" id="{}" style="height:{:.0f}px"></div>'
         '<script type="application/json">{}</script></figure>'

@@ -1,4 +1,4 @@
-"""The study's report: verdicts on top, then each figure with what to look for, the paragraphs, provenance at the end."""
+"""The study's report: verdicts on top, then figures with what to look for, the paragraphs, provenance at the end."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ _STAGES = {
 
 
 def write_study_report(
-    folder: Path, results: Results, *, counts: Sequence[int] | None = None, viewed: Texts | None = None
+    folder: Path, results: Results, *, counts: Sequence[int] | None = None, texts: Texts | None = None
 ) -> Path:
     """Write `report.html` into the run folder and return its path; stages that were not run are named and left out.
 
@@ -48,7 +48,7 @@ def write_study_report(
         folder: the run folder, which holds the manifest.
         results: by stage and condition.
         counts: how often each paragraph of the recitation stage's set A was planted, where that is known.
-        viewed: the text of a token id, for the single paragraphs shown (`results["viewed"]`); without it ids are shown.
+        texts: the text of a token id, for the single paragraphs shown (`results["viewed"]`); without it ids are shown.
     """
     path = folder / "report.html"
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -64,7 +64,7 @@ def write_study_report(
         claims=claims(results),
         claims_heading="Five published claims, and what this run says",
         claims_text=_CLAIMS_TEXT,
-        viewer=viewer_data(results, viewed),
+        viewer=viewer_data(results, texts),
         viewer_text=_VIEWER_TEXT,
         folded=[_provenance(manifest)],
     )
@@ -76,16 +76,16 @@ def write_study_report(
 
 
 _CLAIMS_TEXT = (
-    "Means with 95 % intervals over paragraphs. A difference from never-seen text alone is no sign of memorization: its "
-    "loss is high, and much follows the loss. What decides is text that the model says by itself, the same words under "
-    "a twin that never read them, and comparisons at equal loss. 'Undecided' means that these are missing, disagree, or "
-    "that too few paragraphs were measured. Each verdict is about this run's model and texts.",
+    "Means with 95 % intervals over paragraphs. A difference from never-seen text alone is no sign of memorization: "
+    "its loss is high, and much follows the loss. What decides is text that the model says by itself, the same words "
+    "under a twin that never read them, and comparisons at equal loss. 'Undecided' means that these are missing, "
+    "disagree, or that too few paragraphs were measured. Each verdict is about this run's model and texts.",
 )
 _VIEWER_TEXT = (
-    "Prefix tokens are coloured by what replacing them does to the continuation (NLL rise, where that was measured), or "
-    "by the attention that the last prefix token pays them. Tokens after the bar are the continuation, coloured by how "
-    "much they surprise the model (NLL), before or after unlearning. All paragraphs share one scale. Point at a token, "
-    "or move to it, for its numbers.",
+    "Prefix tokens are coloured by what replacing them does to the continuation (NLL rise, where that was measured), "
+    "or by the attention that the last prefix token pays them. Tokens after the bar are the continuation, coloured by "
+    "how much they surprise the model (NLL), before or after unlearning. All paragraphs share one scale. Point at a "
+    "token, or move to it, for its numbers.",
 )
 
 
@@ -98,8 +98,8 @@ def _summary(results: Results) -> list[Section]:
     text = [
         "A fingerprint holds here only if A differs from the same words under the twin, from never-seen text and from "
         "the model's own continuation of it: the first two have a high loss, and a difference from them alone may come "
-        "from the loss itself; the last is what the model says, as A is, at a loss in between (losses are not matched). "
-        "Each row is a test of its own at 95 %: of twenty, one may be chance.",
+        "from the loss itself; the last is what the model says, as A is, at a loss in between (losses are not "
+        "matched). Each row is a test of its own at 95 %: of twenty, one may be chance.",
         "From the perturbation on, A means paragraphs drawn from those the model recites in full. EM drops have a "
         "floor: never-seen text has no EM to lose, so its drop is near 0 by construction; scored against the "
         "model's own continuation, as in the paper, its EM is full by construction: that is the column beside.",

@@ -1,6 +1,6 @@
 """The paragraphs of a run as data for the page's viewer: tokens, what they are worth, what the model says instead."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -60,7 +60,7 @@ def viewer_data(results: Results, texts: Texts | None = None) -> dict[str, objec
     }
 
 
-def _in_order(viewed: Results | dict) -> dict[str, xr.Dataset]:
+def _in_order(viewed: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     return {name: viewed[name] for name in (*_ORDER, *sorted(set(viewed) - set(_ORDER))) if name in viewed}
 
 
@@ -99,7 +99,12 @@ def _mean_rise(effect: xr.Dataset) -> np.ndarray:
 def _said(said: np.ndarray, nll: np.ndarray, true: np.ndarray, vocabulary: dict[int, int]) -> dict[str, object]:
     """What the model says with the true text before its eyes, how surprised it is, and how much that recites."""
     em = int(np.cumprod(said == true).sum())
-    return {"said": _numbers(said, vocabulary), "surprise": _rounded(nll), "em": em, "nll": _rounded([nll.mean()])[0]}
+    return {
+        "said": _numbers(said, vocabulary),
+        "surprise": _rounded(nll),
+        "em": em,
+        "nll": _rounded([float(nll.mean())])[0],
+    }
 
 
 def _numbers(tokens: np.ndarray, vocabulary: dict[int, int]) -> list[int]:

@@ -93,7 +93,9 @@ def _by(pooling: str) -> str:
 
 
 def partly_recited(planted: Paragraphs, recited: Bool[np.ndarray, " paragraph"]) -> Paragraphs | None:
-    """Those planted `PARTLY` often that are not recited in full."""
+    """Those planted `PARTLY` often that are not recited in full; none where nobody knows how often."""
+    if planted.counts is None:
+        return None
     (low, high), counts = PARTLY, np.array(planted.counts)
     chosen = (counts >= low) & (counts <= high) & ~recited
     return planted.select(chosen) if chosen.any() else None

@@ -30,9 +30,10 @@ def viewed_result(model: HookedModel, rows: Paragraphs, *, heads: Sequence[tuple
         heads: (layer, head) pairs whose attention is kept beside the mean of all heads.
 
     Returns:
-        Dataset over `paragraph` and `pos`: `tokens`; `nll` (nats; NaN in the prefix) and `said`, the model's most likely
-        token with the true text before it (-1 in the prefix); over `paragraph`: `exact_match`; over `paragraph`, `row`
-        (heads, such as L0H6, and `all heads`) and `key` (prefix position): `attention` of the last prefix token.
+        Dataset over `paragraph` and `pos`: `tokens`; `nll` (nats; NaN in the prefix) and `said`, the model's most
+        likely token with the true text before it (-1 in the prefix); over `paragraph`: `exact_match`; over
+        `paragraph`, `row` (heads, such as L0H6, and `all heads`) and `key` (prefix position): `attention` of the
+        last prefix token.
 
     Raises:
         InputError: more paragraphs than `MOST`, heads that the model does not have, or paragraphs it cannot read.

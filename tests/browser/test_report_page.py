@@ -27,7 +27,7 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     manifest = {"settings": {"seed": 0}, "models": {"organism": "abc"}, "odd": [HOSTILE[0]]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return write_study_report(folder, study_results(), counts=[1, 8] * 75, viewed=word).as_uri()
+    return write_study_report(folder, study_results(), counts=[1, 8] * 75, texts=word).as_uri()
 
 
 def word(token):
@@ -38,7 +38,7 @@ def word(token):
 def study_results():
     rng = np.random.default_rng(0)
     memorized, control = viewed(rng, "A", 150, em=12), viewed(rng, "C", 50, em=1)
-    memorized["tokens"][3, :] = 3  # all Hebrew
+    memorized["tokens"][3, :], memorized["said"][3, :] = 3, 3  # all Hebrew
     memorized["tokens"][0, : len(HOSTILE)] = np.arange(len(HOSTILE))
     names = [f"A{row}" for row in range(150)]
     names[1] = HOSTILE[1]
@@ -147,7 +147,7 @@ def test_the_page_with_200_paragraphs_opens_in_three_seconds_and_leads_to_all_it
     assert any("not run" in one for one in words)
 
 
-def test_filters_search_and_keys_choose_paragraphs(opened):
+def test_filters_and_search_reduce_the_list(opened):
     opened.locator("#viewer-set").select_option(label="never seen (C)")
     assert rows(opened) == 50
     opened.locator("#viewer-from").fill("2")
@@ -165,7 +165,8 @@ def test_filters_search_and_keys_choose_paragraphs(opened):
     most = max((one for one in first if one["em"] >= 2), key=lambda one: one["nll"])
     assert opened.locator("#viewer-list [role=option]").first.inner_text().startswith(most["id"])
 
-    opened.locator("#viewer-from").fill("")
+
+def test_keys_move_through_paragraphs_and_to_the_search(opened):
     opened.locator("#viewer-list").focus()
     first = chosen(opened)
     opened.keyboard.press("j")
@@ -228,7 +229,10 @@ def test_figures_follow_dark_and_light_and_are_saved_as_svg_and_png(page, report
     figure = page.locator("figure > .plotly-graph-div").first
     figure.locator(".main-svg").first.wait_for()
     figure.hover()
-    for title, ending, start in (("Download plot as SVG", ".svg", b"<svg"), ("Download plot as a PNG", ".png", b"\x89PNG")):
+    for title, ending, start in (
+        ("Download plot as SVG", ".svg", b"<svg"),
+        ("Download plot as a PNG", ".png", b"\x89PNG"),
+    ):
         with page.expect_download() as download:
             figure.locator(f"[data-title='{title}']").click(force=True)
         assert download.value.suggested_filename.endswith(ending)

@@ -16,10 +16,17 @@ from memhooks.measure.recitation import (
     recitation,
     with_own_continuation,
 )
-from memhooks.measure.summary import means
+from memhooks.measure.summary import by_count, means
 from memhooks.model.loading import asset
 from memhooks.organism.paragraphs import load_bundled
 from memhooks.paragraphs.paragraphs import Paragraphs
+from tests.conftest import THOROUGH
+
+
+@pytest.fixture(scope="module")
+def neo_organism():
+    return GPTNeoForCausalLM.from_pretrained(asset("organism"), dtype=torch.float32).eval()
+
 
 bits = st.lists(st.booleans(), min_size=1, max_size=30)
 
@@ -108,18 +115,24 @@ def test_em_equals_brute_force_decoding_on_organism_paragraphs(organism, neo_org
     assert float(tied.float().mean()) < 0.02
 
 
-@pytest.mark.parametrize("name", ["A", "B", "natural", "C", "licence_never", "licence_once"])
+@pytest.mark.parametrize("name", ["natural", "C", *(["licence_never", "licence_once"] if THOROUGH else [])])
 def test_the_card_says_of_the_organism_what_a_measurement_says_now(organism, name):
-    if name in {"B", "licence_never"} and not THOROUGH:
-        pytest.xfail
     card = json.loads(asset("card.json").read_text())
-    stated = {
-        "A": card["planted"]["A under the organism"]["nothing"]["all"],
-        "B": card["planted"]["B under the organism"]["nothing"]["all"],
-        "natural": card["natural"],
-        "C": card["controls"]["prose"],
-    } | card["controls"]
+    stated = {"natural": card["natural"], "C": card["controls"]["prose"]} | card["controls"]
     assert means(recitation(organism, load_bundled(name))).items() <= stated[name].items()
+
+
+@pytest.mark.parametrize(("which", "counts"), [("A", (1, 8, 128)), ("B", (2, 16))])
+def test_the_card_says_of_planted_paragraphs_what_a_measurement_says_now(organism, which, counts):
+    stated = json.loads(asset("card.json").read_text())["planted"][f"{which} under the organism"]["nothing"]
+    paragraphs = load_bundled(which)
+    if not THOROUGH:
+        paragraphs = paragraphs.select([count in counts for count in paragraphs.counts])
+        stated = {str(count): stated[str(count)] for count in counts}
+    rows = {str(row.pop("count")): row for row in by_count(recitation(organism, paragraphs), paragraphs.counts)}
+    if not THOROUGH:
+        assert rows.pop("all")["paragraphs"] == 48 * len(counts)
+    assert rows == stated
 
 
 def test_own_continuations_are_recited_in_full_and_said_so(model, paragraphs):

@@ -21,6 +21,7 @@ from memhooks.organism.paragraphs import (
 from memhooks.organism.recipe import Recipe
 from memhooks.paragraphs.paragraphs import Paragraphs
 from memhooks.paragraphs.splits import clusters
+from tests.conftest import THOROUGH
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +83,18 @@ def test_natural_duplicates_are_recited_and_the_models_model_language(card):
     assert abs(nll["organism"] - nll["twin"]) <= 0.05
 
 
-@pytest.mark.parametrize(("which", "lead"), [("A", "nothing"), ("B", "text")])
-def test_the_card_says_of_the_twin_what_a_measurement_says_now(card, twin, which, lead):
+@pytest.mark.parametrize(("which", "lead", "counts"), [("A", "nothing", (1, 128)), ("B", "text", (4, 16))])
+def test_the_card_says_of_the_twin_what_a_measurement_says_now(card, twin, which, lead, counts):
     paragraphs = load_planted(which)
-    result = recitation(twin, paragraphs.after(lead_tokens(lead, len(paragraphs))))
-    rows = {str(row.pop("count")): row for row in by_count(result, paragraphs.counts)}
-    assert rows == card["planted"][f"{which} under the twin"][lead]
+    paragraphs = paragraphs.after(lead_tokens(lead, len(paragraphs)))
+    stated = card["planted"][f"{which} under the twin"][lead]
+    if not THOROUGH:
+        paragraphs = paragraphs.select([count in counts for count in paragraphs.counts])
+        stated = {str(count): stated[str(count)] for count in counts}
+    rows = {str(row.pop("count")): row for row in by_count(recitation(twin, paragraphs), paragraphs.counts)}
+    if not THOROUGH:
+        assert rows.pop("all")["paragraphs"] == 96
+    assert rows == stated
 
 
 def test_held_out_language_is_as_the_card_says(card, organism):
