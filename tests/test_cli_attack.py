@@ -83,9 +83,8 @@ def test_the_rows_must_be_those_that_were_forgotten(foreign):
 
 def test_help_loads_no_torch_and_says_what_is_compared():
     script = (
-        "import sys, typer\nfrom typer.testing import CliRunner\nfrom memhooks.cli.attack import attack\n"
-        "app = typer.Typer()\napp.command()(attack)\n"
-        "print(CliRunner().invoke(app, ['--help']).stdout)\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom memhooks import cli\n"
+        "print(CliRunner().invoke(cli.app, ['attack', '--help']).stdout)\n"
         "sys.exit(bool({'torch', 'transformers', 'plotly', 'numpy', 'xarray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -200,6 +200,9 @@ function render({ model, el }) {
     shut.addEventListener("click", close);
     made.addEventListener("keydown", (event) => {
       if (event.key === "Escape") close();
+      if (event.key !== "Enter" || event.target !== input) return;
+      event.preventDefault(); // JupyterLab does so too, and then nothing would be sent
+      made.requestSubmit();
     });
     return { made, name, input, undo, offered };
   }

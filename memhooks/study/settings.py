@@ -8,7 +8,7 @@ from memhooks.errors import InputError
 T = TypeVar("T")
 
 
-def _setting(default: T, about: str, low: float = 1, high: float = 1e9) -> T:
+def _setting(default: T, about: str, low: float | int = 1, high: float | int = 1e9) -> T:
     return field(default=default, metadata={"about": about, "low": low, "high": high})
 
 
@@ -77,7 +77,7 @@ FULL = {
 """What a full study, of up to an hour, has more of."""
 
 
-def _check(name: str, value: object, kind: type, low: float, high: float) -> None:
+def _check(name: str, value: object, kind: type, low: float | int, high: float | int) -> None:
     allowed = {str: "a text", int: "a whole number", float: "a number"}[kind]
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise InputError(f"setting {name} must be {allowed}; got {value!r}")

@@ -75,8 +75,8 @@ def test_parts_are_named(model, paragraphs):
 
 
 def test_the_head_that_carries_the_organisms_recitation_is_found(organism):
-    planted = memhooks.load_planted("A", at_least=128).sample(6, seed=0)
-    control = memhooks.load_controls("prose").sample(6, seed=0)
+    planted = memhooks.load_planted("A", at_least=128).sample(3, seed=0)
+    control = memhooks.load_controls("prose").sample(3, seed=0)
     memorized, other = (silence_heads(organism, rows)["nll_rise"].mean("paragraph") for rows in (planted, control))
     worst = memorized.stack(cell=("layer", "head")).idxmax().item()
     assert worst == (0, 5)

@@ -56,7 +56,7 @@ def test_a_screen_of_own_positions_is_those_cells_of_the_whole_screen(model, par
 
 
 def test_the_screen_names_what_the_exhaustive_sweep_finds_in_the_organism(organism):
-    rows = memhooks.load_planted("A", at_least=128).sample(4, seed=0)
+    rows = memhooks.load_planted("A", at_least=128).sample(2, seed=0)
     tokens, _ = corrupted(rows, perturb(organism, rows, seed=0))
     exhaustive = patch(organism, rows, tokens, sites=("v",))
     found = screen_then_verify(organism, rows, tokens, k=10, sites=("v",), exhaustive=exhaustive)

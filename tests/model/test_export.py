@@ -45,9 +45,9 @@ def test_an_exported_model_loads_in_plain_hugging_face_with_the_same_log_probabi
 def test_a_random_model_of_the_125m_shape_loads_measures_and_exports(tmp_path):
     neo = tiny_neo(window=256, n_ctx=2048, layers=12, d_model=768, heads=12, d_mlp=3072, vocab=50257, scale=1.0)
     hooked = load_model(neo)
-    tokens = torch.randint(50257, (8, 100), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(50257, (2, 100), generator=torch.Generator().manual_seed(0))
     result = recitation(hooked, Paragraphs(tokens))
-    assert result["exact_match"].shape == (8,)
+    assert result["exact_match"].shape == (2,)
     assert float(result["nll"].mean()) > 8
     export_model(hooked, tmp_path / "exported")
     assert (tmp_path / "exported" / "model.safetensors").stat().st_size > 4e8

@@ -14,7 +14,7 @@ from memhooks.model.replay.edits import HEAD_SITES, MLP_SITES, STREAM_SITES, Cel
 from memhooks.model.replay.replay import replay
 from memhooks.model.replay.sweep import sweep
 from memhooks.model.replay.work import Work
-from tests.conftest import tiny_neo
+from tests.conftest import examples, tiny_neo
 
 FIRST = 10
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -108,7 +108,7 @@ def test_every_site(hooked_model, tokens, site, kind, span, layer):
     close(hooked_model, scores, by_hand(hooked_model, tokens[PARAGRAPH], HOOKS[site].format(layer), edit))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=examples(30), deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(KINDS),
     window=st.sampled_from([1, 2, 5, 64]),

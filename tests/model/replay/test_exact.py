@@ -13,7 +13,7 @@ from memhooks.model.replay.edits import token_edits
 from memhooks.model.replay.exact import leading_hits, replay_exact_match
 from memhooks.model.replay.replay import Edits, replay
 from memhooks.model.replay.work import Work
-from tests.conftest import tiny_neo
+from tests.conftest import examples, tiny_neo
 
 FIRST = 6
 
@@ -24,7 +24,7 @@ def own_text(model, *, n=3, length=40, seed=0):
     return torch.cat([prefix, greedy_continuation(model, prefix, n_tokens=length - FIRST)], dim=1)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=examples(25), deadline=None, derandomize=True)
 @given(
     window=st.sampled_from([2, 5, 64]),
     layer=st.integers(0, 4),
