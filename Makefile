@@ -17,8 +17,17 @@ test: $(READY) ## format, lint, types, import order, tests with shape checks, no
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q $(TWO_AT_A_TIME)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q $(TWO_AT_A_TIME) --nbmake notebooks -o addopts=""
 
+soak: $(READY) ## twenty random kills of a study, and every property on more examples (half an hour)
+	MEMHOOKS_KILLS=20 HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/pytest -q $(TWO_AT_A_TIME)
+
+wheel: $(READY) ## build the wheel, install it into an empty environment, and run a small study with it
+	rm -rf build/wheel && $(BIN)/python -m build --quiet --wheel --outdir build/wheel
+	$(PYTHON) -m venv build/wheel/env || python3 -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
+	cd build/wheel && env/bin/memhooks study --stages recitation,sinks --set n_planted=48 --out study
+
 # Two cores are done sooner with two processes of one thread each than with one of two threads.
-TWO_AT_A_TIME := --numprocesses=2 --dist=worksteal
+TWO_AT_A_TIME := --numprocesses=2 --dist=loadfile
 
 bench: $(READY) ## speed against named peers, as ratios
 	$(BIN)/python -m benchmarks.startup
@@ -45,4 +54,4 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: help study test bench audit-bridge organism setup
+.PHONY: help study test soak wheel bench audit-bridge organism setup

@@ -15,9 +15,9 @@ from memhooks.paragraphs.paragraphs import Paragraphs
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 """`HYPOTHESIS_PROFILE=thorough pytest` draws more examples and compares all rows of the bundled sets; slow."""
 
-settings.register_profile("default", max_examples=30)
-settings.register_profile("thorough", max_examples=100)
-settings.load_profile("thorough" if THOROUGH else "default")
+settings.register_profile("few", max_examples=30, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=100, deadline=None)
+settings.load_profile("thorough" if THOROUGH else "few")
 
 LONGEST_FILES = (
     "test_study.py",

@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from memhooks.report.claims import claims
-from memhooks.report.findings import findings, recited_in_full, unlearning_summary
+from memhooks.report.findings import findings, recited_in_full, unlearning_rows, unlearning_summary
 from memhooks.report.theme import NAMES
 from memhooks.study.eta import Event
 from memhooks.study.study import Study
@@ -110,7 +110,7 @@ def tell(run: Study, report: Path) -> None:
         print_table("Fingerprints of memorized text: mean [95 % interval]", fingerprints)
     if "unlearning" in run.results:
         aside = ("never seen: EM", "other memorized: NLL")  # in the report; eighty columns are few
-        summary = unlearning_summary(run.results["unlearning"]["all"])
+        summary = unlearning_summary(unlearning_rows(run.results["unlearning"]["all"]))
         print_table("Unlearning one paragraph", [{k: v for k, v in row.items() if k not in aside} for row in summary])
     for stage, why in run.left_out.items():
         say(f"{stage} is left out: {why}")

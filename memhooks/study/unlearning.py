@@ -68,7 +68,9 @@ def unlearning_stage(keep: Kept, model: HookedModel, parts: Parts, settings: Set
 
 
 def _joined(tables: Sequence[xr.Dataset]) -> xr.Dataset:
-    return xr.concat(tables, dim="row", combine_attrs="override")
+    """All trials as one table; numpy widens texts where xarray's concat, told their old width, would cut them."""
+    columns = {str(name): np.concatenate([one[name].values for one in tables]) for name in tables[0]}
+    return labelled({}, **{name: Variable(own, ("row",), _UNITS.get(name, "tokens")) for name, own in columns.items()})
 
 
 def _after(trials: Sequence[xr.Dataset], targets: Paragraphs) -> xr.Dataset:
