@@ -27,7 +27,7 @@ wheel: $(READY) ## build the wheel, install it into an empty environment, and ru
 	cd build/wheel && env/bin/memhooks study --stages recitation,sinks --set n_planted=48 --out study
 
 # Two cores are done sooner with two processes of one thread each than with one of two threads.
-TWO_AT_A_TIME := --numprocesses=2 --dist=loadfile
+TWO_AT_A_TIME := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 bench: $(READY) ## speed against named peers, as ratios
 	$(BIN)/python -m benchmarks.startup

@@ -90,7 +90,7 @@ def test_settings_are_given_by_name(name):
     assert set(positional) <= DATA
 
 
-@pytest.mark.parametrize("localize", memhooks.LOCALIZERS, ids=str)
+@pytest.mark.parametrize("localize", memhooks.LOCALIZERS, ids=lambda one: getattr(one, "__name__", type(one).__name__))
 def test_a_localizer_takes_its_settings_by_name(localize):
     *given, seed = inspect.signature(localize).parameters.values()
     assert [one.name for one in given] == ["model", "forget", "retain"]

@@ -24,13 +24,13 @@ def test_chance_is_what_blind_draws_share():
     draws = np.array(
         [
             mask_overlap(matched_random_weights(one, seed=2 * n), matched_random_weights(other, seed=2 * n + 1)).shared
-            for n in range(1000)
+            for n in range(2000)
         ]
     )
-    assert found.expected == pytest.approx(draws.mean(), abs=4 * draws.std() / 1000**0.5)
+    assert found.expected == pytest.approx(draws.mean(), abs=4 * draws.std() / 2000**0.5)
     assert found.spread == pytest.approx(draws.std(), rel=0.08)
     chance = (draws >= 7).mean()
-    assert found.p_value == pytest.approx(chance, abs=4 * (chance / 1000) ** 0.5)
+    assert found.p_value == pytest.approx(chance, abs=4 * (chance / 2000) ** 0.5)
     assert found.ratio == pytest.approx(7 / found.expected)
 
 
