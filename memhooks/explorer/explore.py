@@ -42,6 +42,13 @@ def explore(
     Raises:
         InputError: no `Paragraphs`, paragraphs that the model cannot read, a control of another shape or one that
             holds the paragraph itself, counts below one, hooks on the model, or anywidget is not installed.
+
+    Example:
+        >>> import memhooks
+        >>> model, planted = memhooks.load_model("organism"), memhooks.load_planted("A", at_least=128)
+        >>> widget = memhooks.explore(model, planted)  # the last line of a cell shows it
+        >>> type(widget).__name__
+        'ExploreWidget'
     """
     for given, name in ((paragraph, "paragraph"), (control, "control")):
         if not isinstance(given, Paragraphs) and not (name == "control" and given is None):

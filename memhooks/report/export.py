@@ -42,6 +42,13 @@ def save_figure(
 
     Raises:
         InputError: no figure, another ending, a folder, a size out of range, no kaleido, or no browser that can draw.
+
+    Example:
+        >>> import tempfile, memhooks
+        >>> from memhooks.report.theme import figure
+        >>> drawing = figure(title="EM", x="paragraph", y="tokens").add_bar(y=[50, 3])
+        >>> memhooks.save_figure(drawing, tempfile.mkdtemp() + "/em.html").name
+        'em.html'
     """
     save_figures({path: figure}, width=width, height=height, scale=scale)
     return Path(path)

@@ -39,6 +39,17 @@ class Study:
         settings: how much of everything, and of what.
         results: what is there, by name and condition, after `run`.
         left_out: stages that do not apply to this model or these texts, and why.
+
+    Example:
+        >>> import tempfile, memhooks
+        >>> from pathlib import Path
+        >>> from memhooks.study.settings import Settings
+        >>> few = Settings(n_planted=24, n_controls=8, n_lens=2, threads=1)
+        >>> study = memhooks.Study(Path(tempfile.mkdtemp()), few)
+        >>> study.run(["sinks"]).name  # all stages by default
+        'report.html'
+        >>> sorted(study.results)
+        ['recitation', 'sink_attention', 'sinks']
     """
 
     folder: Path
