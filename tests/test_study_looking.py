@@ -13,6 +13,7 @@ from memhooks.paragraphs.splits import clusters
 from memhooks.report.looking_sections import contrast_notes, contrast_rows
 from memhooks.study import looking
 from memhooks.study.interventions import ablation_stage
+from memhooks.study.kept import Kept
 from memhooks.study.looking import at_equal_loss, attention_stage, gradients_stage, partly_recited
 
 
@@ -82,9 +83,11 @@ def conditions(organism, twin):
     }
 
 
-def test_the_gradients_of_two_paragraphs_each(conditions):
-    partly = load_planted("A", at_least=8).sample(2, seed=0)
-    found = gradients_stage(conditions, partly, load_natural(), n=2, seed=0)
+def test_the_gradients_of_two_paragraphs_each(conditions, tmp_path):
+    sets = {"natural": load_natural(), "licence_never": load_controls("licence_never"), "partly": load_planted("A")}
+    further, keep = {name: rows.sample(2, seed=0) for name, rows in sets.items()}, Kept(tmp_path / "all")
+    gradients_stage(keep, conditions, further, seed=0)
+    found = keep.results
     assert list(found["gradients"]) == [*conditions, "natural", "licence_never", "licence_own", "partly"]
     contrasts = found["gradient_contrasts"]
     pairs = [
@@ -105,11 +108,13 @@ def test_the_gradients_of_two_paragraphs_each(conditions):
     assert len(rows) == 2 * (7 + 2 + 5)
     assert len({(row["memorized minus control"], row["pooling"]) for row in rows}) == len(rows)
     assert contrast_notes(contrasts)[-1].startswith("The table holds 18 tests (18 raw or matched, 0 adjusted)")
-    without = gradients_stage(conditions, None, load_natural(), n=2, seed=0)
-    assert list(without["gradient_contrasts"]) == [name for name in contrasts if not name.startswith("partly")]
+    del further["partly"]
+    without = Kept(tmp_path / "without")
+    gradients_stage(without, conditions, further, seed=0)
+    assert list(without.results["gradient_contrasts"]) == [name for name in contrasts if not name.startswith("partly")]
 
 
-def test_attention_is_probed_with_the_clusters_of_near_duplicates(conditions, organism, monkeypatch):
+def test_attention_is_probed_with_the_clusters_of_near_duplicates(conditions, organism, tmp_path, monkeypatch):
     """Two of the three paragraphs are the same: the probe and the verdict are told."""
     asked = []
     known = conditions["memorized"][1].select([0, 0, 1])
@@ -124,7 +129,9 @@ def test_attention_is_probed_with_the_clusters_of_near_duplicates(conditions, or
     monkeypatch.setattr(looking, "rare_token_attention", spy)
     monkeypatch.setattr(looking, "memorization_head", lambda *_, worth, **__: Verdict(worth))
     counts = torch.randint(1, 99, (organism.cfg.d_vocab,), generator=torch.Generator().manual_seed(0))
-    found = attention_stage(few, counts, {"heads": xr.Dataset({"worth": 1})}, seed=0)
+    keep = Kept(tmp_path, results={"specificity": {"heads": xr.Dataset({"worth": 1})}})
+    attention_stage(keep, few, counts, seed=0)
+    found = keep.results
     assert asked == [[0, 0, 1], [0, 0, 1], [0, 1]]
     assert set(found["attention"]) == set(found["attention_published"]) == {"memorized", "twin", "control"}
     assert found["attention_heads"]["memorized"].attrs["verdict"] == "in words"
@@ -139,8 +146,10 @@ class Verdict:
         self.table = table
 
 
-def test_the_twin_is_a_further_control_of_what_a_head_is_worth(conditions):
-    found = ablation_stage(conditions, load_controls("held_out").sample(2, seed=0), n_cumulative=1, seed=0)
+def test_the_twin_is_a_further_control_of_what_a_head_is_worth(conditions, tmp_path):
+    keep = Kept(tmp_path)
+    ablation_stage(keep, conditions, load_controls("held_out").sample(2, seed=0), n_cumulative=1, seed=0)
+    found = keep.results
     table, twin = found["specificity"]["heads"], found["ablation"]["twin"]["nll_rise"].mean("paragraph")
     names = [str(name) for name in table if str(name).startswith("p_more_than_")]
     assert names == [f"p_more_than_{name}" for name in ("control", "control_own", "held_out", "twin")]

@@ -45,9 +45,11 @@ def gradients_stage(keep: Kept, conditions: Conditions, further: Mapping[str, Pa
         seed: of the statistics.
     """
     model = conditions["memorized"][0]
-    others = dict(further)
-    if "licence_never" in others:
-        others["licence_own"] = with_own_continuation(model, others["licence_never"])
+    others = {}
+    for name, rows in further.items():
+        others[name] = rows
+        if name == "licence_never":
+            others["licence_own"] = with_own_continuation(model, rows)
     everyone = {**conditions, **{name: (model, rows) for name, rows in others.items()}}
     scores = {name: keep("gradients", name, weight_scores, *pair) for name, pair in everyone.items()}
     sets = {name: rows for name, (_, rows) in everyone.items()}
