@@ -46,9 +46,10 @@ def attention_view(model: HookedModel, paragraph: Paragraphs, *, layer: int) -> 
     from circuitsvis.utils.render import render_local
 
     tokens = paragraph.check(model).select([0]).tokens
-    with recorded(model, ("pattern", layer)) as store:
+    name = f"blocks.{layer}.attn.hook_pattern"
+    with recorded(model, name) as store:
         model(tokens.to(model.cfg.device))
-    pattern = store["pattern", layer][0].float().cpu()
+    pattern = store[name][0].float().cpu()
     # CircuitsVis writes tokens into a script as they are, where `</script>` would end it: they go in afterwards.
     html = render_local(
         "AttentionHeads",
