@@ -5,7 +5,9 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,10 @@ from memhooks.errors import InputError, Stopped
 from memhooks.model.labelled import load_result
 from memhooks.model.provenance import model_hash
 from memhooks.organism.paragraphs import load_unigram_counts
+from memhooks.paragraphs.files import load_paragraphs, save_paragraphs
 from memhooks.study import compute, truth
 from memhooks.study.kept import Kept
-from memhooks.study.run_folder import alone_in
+from memhooks.study.run_folder import alone_in, clear
 from memhooks.study.settings import Settings
 from memhooks.study.settings_file import load_settings, save_settings
 from memhooks.study.stages import STAGES, readers_of, with_needs
@@ -188,9 +191,75 @@ def test_other_settings_models_or_code_are_refused_until_restart(files, tmp_path
     monkeypatch.setattr("memhooks.study.run_folder._code_hash", lambda: "other")
     with pytest.raises(InputError, match="other versions: memhooks code"):
         Study(tmp_path, settings).run(["recitation"])
-    (tmp_path / "mine.txt").write_text("kept")
+    mine = [tmp_path / "mine.txt", tmp_path / "results" / "recitation" / "mine.nc", tmp_path / "results" / "own.nc"]
+    for path in mine:
+        path.write_text("kept")
+    there = contents(tmp_path)
+    with pytest.raises(InputError, match="no file at"):  # what cannot run deletes nothing
+        Study(tmp_path, small_settings(files | {"paragraphs": "no.jsonl"})).run(["recitation"], restart=True)
+    assert contents(tmp_path) == there
     Study(tmp_path, small_settings(files, seed=1)).run(["recitation"], restart=True)
-    assert (tmp_path / "mine.txt").read_text() == "kept"
+    assert [path.read_text() for path in mine] == ["kept"] * 3
+
+
+def test_clear_leaves_a_folder_that_holds_no_study_alone(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "years.txt").write_text("of work")
+    clear(tmp_path)
+    assert (tmp_path / "results" / "years.txt").read_text() == "of work"
+
+
+def test_a_first_try_that_failed_leaves_the_folder_free(files, tmp_path):
+    with pytest.raises(InputError, match="no file at"):
+        Study(tmp_path, small_settings(files | {"paragraphs": "no.jsonl"})).run(["recitation"])
+    Study(tmp_path, small_settings(files)).run(["recitation"])
+
+
+def test_the_same_tokens_with_another_prefix_are_another_text(files, tmp_path):
+    Study(tmp_path / "run", small_settings(files)).run(["recitation"])
+    rows = load_paragraphs(files["paragraphs"])
+    content = Path(files["paragraphs"]).read_bytes()
+    try:
+        save_paragraphs(replace(rows, n_prefix=20), files["paragraphs"])
+        with pytest.raises(InputError, match="other paragraphs: candidates"):
+            Study(tmp_path / "run", small_settings(files)).run(["recitation"])
+    finally:
+        Path(files["paragraphs"]).write_bytes(content)
+
+
+def test_again_computes_anew_what_was_done_and_what_reads_it(run, files, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "copy")
+    before, seen = contents(folder), []
+    Study(folder, small_settings(files)).run(["recitation"], again=["lens"], watch=seen.append)
+    made = {event.stage for event in seen if event.kind == "result" and not event.reused}
+    assert made == {"lens", "viewer"}
+    assert contents(folder) == before
+
+
+def test_the_viewer_shows_the_heads_of_later_stages(run, files, tmp_path):
+    Study(tmp_path, small_settings(files)).run(["viewer"])
+    study = Study(tmp_path, small_settings(files))
+    study.run(["ablation", "viewer"])
+    assert contents(tmp_path) == contents(run.folder, set(contents(tmp_path)))
+
+
+def test_a_stage_that_cannot_run_is_left_out_with_what_reads_it(files, tmp_path, monkeypatch):
+    def too_little(*given, **settings):
+        raise InputError("too little text")
+
+    monkeypatch.setattr("memhooks.study.interventions.drop_by_position", too_little)
+    study, seen = Study(tmp_path, small_settings(files)), []
+    study.run(["patching"], watch=seen.append)
+    assert study.left_out["perturbation"] == "too little text"
+    assert study.left_out["patching"] == "reads the stage perturbation, which is left out"
+    assert set(study.results) == {"recitation"}
+    assert all(0 <= event.share <= 1 and (event.left is None or event.left >= 0) for event in seen)
+
+
+@pytest.mark.parametrize("minutes", [float("nan"), float("inf"), -1.0])
+def test_a_limit_that_is_none_is_refused(minutes, tmp_path):
+    with pytest.raises(InputError, match="max_minutes must be a number of minutes"):
+        Study(tmp_path).run(max_minutes=minutes)
 
 
 def test_a_damaged_result_is_named(files, tmp_path):
@@ -199,6 +268,9 @@ def test_a_damaged_result_is_named(files, tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"memorized\.nc.*delete this file, and the run goes on from there"):
         Study(tmp_path, small_settings(files)).run(["recitation"])
+    path.unlink()
+    Study(tmp_path, small_settings(files)).run(["recitation"])
+    assert len(contents(tmp_path)) == 3
 
 
 def test_the_bundled_study_reaches_what_only_it_has(tmp_path):

@@ -84,6 +84,9 @@ def study(
     base = FULL if full else {}
     asked = _settings(base, settings, change or (), {name: one for name, one in chosen.items() if one is not None})
     if write_settings is not None:
+        from memhooks.model.export import check_output_file
+
+        check_output_file(write_settings)
         save_settings(asked, write_settings)
         return
     wanted = _names(stages)
@@ -112,11 +115,11 @@ def study(
 def _settings(
     base: Mapping[str, object], path: Path | None, changes: Sequence[str], options: Mapping[str, object]
 ) -> "Settings":
-    """The base, then the file, then what stands on the command line."""
+    """The file, then the base (--full), then what stands on the command line."""
     from memhooks.study.settings import Settings
     from memhooks.study.settings_file import check_names, load_settings
 
-    given = {**base, **(load_settings(path) if path else {}), **options, **_changes(changes)}
+    given = {**(load_settings(path) if path else {}), **base, **options, **_changes(changes)}
     check_names(given, "--set")
     return Settings(**given)  # type: ignore[arg-type] - checked by Settings itself
 

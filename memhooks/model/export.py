@@ -103,7 +103,7 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".memhooks-write-test"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # of two at once, one comes first
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}); choose another output folder") from error
 

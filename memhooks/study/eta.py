@@ -68,6 +68,7 @@ class Eta:
     def left_out(self, stage: Stage, why: str) -> None:
         """A stage does not apply to this study."""
         self._done += expected_seconds(stage, self.settings)
+        self._stage = ""
         self._tell("left out", why, stage=stage)
 
     def finish(self) -> None:

@@ -54,6 +54,7 @@ class Kept:
     results: Results = field(default_factory=dict)
     _about: str = ""  # the stage, and its results so far
     _names: list[str] = field(default_factory=list)
+    _before: list[str] = field(default_factory=list)  # what an earlier try at it had
 
     def __call__(
         self, name: str, condition: str, compute: Callable[P, xr.Dataset], *args: P.args, **kwargs: P.kwargs
@@ -64,36 +65,49 @@ class Kept:
         """
         path, start = self._path(name, condition), time.perf_counter()
         reused = path.exists()
+        self._names.append(f"{name}/{condition}")
         if not reused:
             self.before()
+            self._write_record(done=False)  # first: a result that no record names could not be dropped
             save_result(compute(*args, **kwargs), path)
         result = self._read(name, condition)
-        self._names.append(f"{name}/{condition}")
-        self._write_record(done=False)
         self.watch(Made(self._names[-1], 0.0 if reused else time.perf_counter() - start, reused))
         return result
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
         """Within it results belong to the stage; it is done once the block ends without an error."""
-        self._names = []
+        self._names, self._before = [], self._record(stage)["results"]
         self._about = stage
         yield
         self._write_record(done=True)
 
     def finished(self, stage: str) -> bool:
         """Whether a stage is done; then all its results are read, in the order in which they were computed."""
-        record = self._record(stage)
-        for name in record["results"] if record["done"] else ():
+        if not self.is_done(stage):
+            return False
+        for name in self._record(stage)["results"]:
             self._read(*name.split("/"))
-        return record["done"]
+            self.watch(Made(name, 0.0, reused=True))
+        return True
+
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage was finished and every result of it still lies there."""
+        record = self._record(stage)
+        return record["done"] and all(self._path(*name.split("/")).exists() for name in record["results"])
+
+    def forget(self) -> None:
+        """Leave out what the stage had so far, as it cannot be finished; the files stay, for another try."""
+        for name, condition in (one.split("/") for one in self._names):
+            self.results.get(name, {}).pop(condition, None)
+            if not self.results.get(name, True):
+                del self.results[name]
 
     def drop(self, stage: str) -> None:
         """Delete a stage's results, to have them computed again."""
-        names = self._record(stage)["results"]
-        self._record_path(stage).unlink(missing_ok=True)
-        for name in names:
+        for name in self._record(stage)["results"]:
             self._path(*name.split("/")).unlink(missing_ok=True)
+        self._record_path(stage).unlink(missing_ok=True)  # last: killed in between, the record still names the rest
 
     def _record(self, stage: str) -> dict:
         path = self._record_path(stage)
@@ -103,7 +117,8 @@ class Kept:
         path = self._record_path(self._about)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as partial:
-            partial.write_text(json.dumps({"done": done, "results": self._names}))
+            names = self._names if done else list(dict.fromkeys([*self._names, *self._before]))
+            partial.write_text(json.dumps({"done": done, "results": names}))
 
     def _record_path(self, stage: str) -> Path:
         return self.folder / "stages" / f"{stage}.json"

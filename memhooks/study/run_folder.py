@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -16,13 +15,12 @@ from memhooks.errors import InputError
 from memhooks.model.export import check_writable
 from memhooks.model.labelled import AXES, versions
 from memhooks.study.settings import Settings
-from memhooks.study.settings_file import load_settings, save_settings
+from memhooks.study.settings_file import save_settings
 from memhooks.study.subject import Subject
 from memhooks.writing import whole_file
 
 SETTINGS = "study.toml"
 _MANIFEST = "manifest.json"
-_OURS = ("results", "stages", _MANIFEST, SETTINGS, "report.html")
 
 
 @contextmanager
@@ -44,50 +42,70 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def settled(folder: Path, settings: Settings) -> Settings:
-    """The settings of a run, threads as a number: those that the folder has, if it holds the same run already.
+def settled(folder: Path, settings: Settings, *, anew: bool = False) -> Settings:
+    """The settings of a run, threads as a number: those of the run that the folder holds, if it is the same.
+
+    Args:
+        folder: of the run; nothing is written to it.
+        settings: what is asked for.
+        anew: whatever the folder holds does not count.
 
     Raises:
         InputError: the folder holds a run with other settings.
     """
-    threads = settings.threads or torch.get_num_threads()
-    path = folder / SETTINGS
-    if not path.exists():
-        settings = replace(settings, threads=threads)
-        save_settings(settings, path)
-        return settings
-    there = Settings(**load_settings(path))  # type: ignore[arg-type] - checked by Settings itself
-    wanted = replace(settings, threads=settings.threads or there.threads)
-    _refuse_others(folder, "settings", asdict(there), asdict(wanted))
-    return there
+    there = None if anew else _manifest(folder)
+    if there is None:
+        return replace(settings, threads=settings.threads or torch.get_num_threads())
+    began = Settings(**there["settings"])
+    wanted = replace(settings, threads=settings.threads or began.threads)
+    _refuse_others(folder, "settings", asdict(began), asdict(wanted))
+    return began
 
 
-def check_manifest(folder: Path, subject: Subject) -> None:
-    """Write what a run depends on beside its settings, or compare it with what the run began with.
+def begin(folder: Path, settings: Settings, subject: Subject) -> None:
+    """Write settings and manifest, or compare them with what the run in the folder began with.
 
     Raises:
         InputError: it began with other models, texts, packages or code of memhooks.
     """
-    path = folder / _MANIFEST
     now = {"versions": versions() | {"memhooks code": _code_hash()}, **subject.about()}
-    if path.exists():
-        there = json.loads(path.read_text())
+    there = _manifest(folder)
+    if there is not None:
         for group, own in now.items():
             _refuse_others(folder, group, there[group], own)
         return
-    settings = asdict(Settings(**load_settings(folder / SETTINGS)))  # type: ignore[arg-type]
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps({"settings": settings, **now, "axes": AXES}, indent=2))
+    save_settings(settings, folder / SETTINGS)
+    with whole_file(folder / _MANIFEST) as partial:
+        partial.write_text(json.dumps({"settings": asdict(settings), **now, "axes": AXES}, indent=2))
 
 
 def clear(folder: Path) -> None:
-    """Delete what a study wrote into the folder, and nothing else."""
-    for name in _OURS:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    """Delete the study that the folder holds, if it holds one, and nothing else; its manifest goes last."""
+    if _manifest(folder) is None:
+        return
+    for record in folder.glob("stages/*.json"):
+        for name in json.loads(record.read_text())["results"]:
+            for ending in (".nc", ".nc.partial"):
+                (folder / "results" / f"{name}{ending}").unlink(missing_ok=True)
+        record.unlink()
+    for path in [*folder.glob("results/*"), folder / "results", folder / "stages"]:
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
+    for name in ("report.html", SETTINGS, _MANIFEST):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _manifest(folder: Path) -> dict | None:
+    """What the folder's run began with; None if there is no run: then none of its results are there either.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / _MANIFEST
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged; choose another folder") from error
 
 
 def _refuse_others(folder: Path, group: str, there: Mapping[str, object], now: Mapping[str, object]) -> None:

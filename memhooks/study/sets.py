@@ -109,7 +109,7 @@ class Sets:
         if there < needed:
             raise InputError(
                 f"unlearning needs {needed} paragraphs recited in full (n_unlearned, n_retain and 2 others), there "
-                f"are {there}; set n_unlearned or n_retain lower"
+                f"are {there}; set n_unlearned or n_retain lower in another folder, or with --restart"
             )
         memorized = self.memorized.sample(s.n_unlearned + s.n_retain + s.n_others, seed=s.seed + 1)
         others = len(memorized) - s.n_unlearned - s.n_retain

@@ -23,12 +23,10 @@ class Settings:
     """
 
     model: str = _setting("organism", "organism, a Hugging Face folder, or a hub name such as EleutherAI/gpt-neo-125M")
-    twin: str = _setting(
-        "", 'a model like it that never read the paragraphs; "" = organism-twin for organism, else none'
-    )
+    twin: str = _setting("", 'a model like it that never read the paragraphs; "" = organism-twin for set A, else none')
     paragraphs: str = _setting("", 'file of text that the model may recite; "" = set A of the organism')
     controls: str = _setting("", 'file of like text that it never read; "" = set C of the organism')
-    counts: str = _setting("", 'token counts of the training text, .npy; "" = the organism\'s, else none')
+    counts: str = _setting("", 'token counts of the training text, .npy; "" = the organism\'s for set A, else none')
     seed: int = _setting(0, "of all draws", 0)
     threads: int = _setting(0, "CPU threads; 0 = as many as torch takes, written down as that number", 0, 4096)
     n_planted: int = _setting(384, "recitation: paragraphs that may be recited; all of set A")
@@ -52,7 +50,7 @@ class Settings:
     lr_sparse: float = _setting(4e-3, "unlearning: Adam's step size for the top weights", 1e-9, 10)
     lr_random: float = _setting(1e-2, "unlearning: for as many random weights, which need larger steps", 1e-9, 10)
     lr_all: float = _setting(3e-5, "unlearning: for all weights", 1e-9, 10)
-    n_viewed: int = _setting(60, "report: paragraphs of each set in the viewer")
+    n_viewed: int = _setting(60, "report: paragraphs of each set in the viewer", 1, 200)
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -24,9 +24,9 @@ from memhooks.report.study_page import write_study_report
 from memhooks.study.compute import compute
 from memhooks.study.eta import Eta, Event
 from memhooks.study.kept import DamagedError, Kept, Results
-from memhooks.study.run_folder import alone_in, check_manifest, clear, settled
+from memhooks.study.run_folder import alone_in, begin, clear, settled
 from memhooks.study.settings import Settings
-from memhooks.study.stages import STAGES, Stage, missing, readers_of, with_needs
+from memhooks.study.stages import NEEDS, STAGES, Stage, missing, readers_of, with_needs
 from memhooks.study.subject import Subject, load_subject
 
 
@@ -84,24 +84,27 @@ class Study:
             Stopped: `max_minutes` are over; what is done is kept, and the same call goes on.
             OSError: the disk is full; what is done is kept.
         """
-        wanted, dropped = with_needs(stages), readers_of(again)
+        before, wanted, dropped = _deadline(max_minutes), with_needs([*stages, *again]), readers_of(again)
+        self.results.clear()
+        self.left_out.clear()
         with alone_in(self.folder):
-            if restart:
-                clear(self.folder)
-            self.settings = settled(self.folder, self.settings)
+            self.settings = settled(self.folder, self.settings, anew=restart)
             with _threads(self.settings.threads):
-                subject = load_subject(self.settings)
-                check_manifest(self.folder, subject)
-                eta = Eta(wanted, self.settings, watch)
-                keep = Kept(self.folder, eta.made, _deadline(max_minutes), self.results)
+                subject = load_subject(self.settings)  # before anything is deleted or written
+                if restart:
+                    clear(self.folder)
+                begin(self.folder, self.settings, subject)
+                keep = Kept(self.folder, before=before, results=self.results)
+                wanted = with_needs([*wanted, *(stage for stage in dropped if keep.is_done(stage))])
                 for stage in dropped:
                     keep.drop(stage)
-                self.left_out = {}
-                for stage in wanted:
-                    self._run_stage(keep, stage, subject, eta)
                 for stage in STAGES:
                     if stage not in wanted:
-                        keep.finished(stage)  # of an earlier run, for the report
+                        keep.finished(stage)  # of an earlier run, for the viewer and the report
+                eta = Eta(wanted, self.settings, watch)
+                keep.watch = eta.made
+                for stage in wanted:
+                    self._run_stage(keep, stage, subject, eta)
                 path = write_study_report(
                     self.folder, self.results, counts=subject.candidates.counts, texts=_texts_of(subject)
                 )
@@ -109,7 +112,7 @@ class Study:
         return path
 
     def _run_stage(self, keep: Kept, stage: Stage, subject: Subject, eta: Eta) -> None:
-        if why := missing(stage, subject):
+        if why := missing(stage, subject) or self._unmet(stage):
             self.left_out[stage] = why
             eta.left_out(stage, why)
             return
@@ -121,13 +124,21 @@ class Study:
                     compute(keep, stage, subject, self.settings)
             except DamagedError:
                 raise
-            except InputError as error:  # too little text of one's own for this stage must not end the others
-                if stage == "recitation" or subject.twin is not None:
+            except InputError as error:  # too little text for this stage must not end the others
+                if stage == "recitation":
                     raise
+                keep.forget()
                 self.left_out[stage] = str(error)
                 eta.left_out(stage, str(error))
                 return
+            if stage in ("ablation", "attention"):
+                keep.drop("viewer")  # which shows the heads that these name
         eta.end(stage, reused=there)
+
+    def _unmet(self, stage: Stage) -> str | None:
+        """Which stage it would read was left out, in words."""
+        absent = [one for one in NEEDS.get(stage, ()) if one in self.left_out]
+        return f"reads the stage {absent[0]}, which is left out" if absent else None
 
 
 def _texts_of(subject: Subject) -> Callable[[int], str] | None:
@@ -136,7 +147,13 @@ def _texts_of(subject: Subject) -> Callable[[int], str] | None:
 
 
 def _deadline(max_minutes: float | None) -> Callable[[], None]:
-    """A check that ends the run where the next result might pass the limit; without one it never does."""
+    """A check that ends the run where the next result might pass the limit; without one it never does.
+
+    Raises:
+        InputError: the limit is no number of minutes.
+    """
+    if max_minutes is not None and not 0 <= max_minutes < float("inf"):
+        raise InputError(f"max_minutes must be a number of minutes from 0 on, got {max_minutes}")
     begun, last, longest = time.perf_counter(), time.perf_counter(), 0.0
 
     def check() -> None:
@@ -144,7 +161,10 @@ def _deadline(max_minutes: float | None) -> Callable[[], None]:
         now = time.perf_counter()
         longest, last = max(longest, now - last), now
         if max_minutes is not None and now - begun + longest > 60 * max_minutes:
-            raise Stopped(f"stopped before {max_minutes:g} minutes were over; the same command goes on from here")
+            raise Stopped(
+                f"stopped before {max_minutes:g} minutes were over; the same command goes on from here "
+                "(without --again and --restart, which would begin anew)"
+            )
 
     return check
 

@@ -1,5 +1,6 @@
 """Who is studied: a model, the text that it may recite, like text that it never read, and a twin if there is one."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,11 +48,18 @@ class Subject:
         """Fingerprints of all of it, for the manifest."""
         sets = {"candidates": self.candidates, "unread": self.unread, "held_out": self.held_out, **self.further}
         models = {"model": self.model} | ({"twin": self.twin} if self.twin else {})
-        texts = {name: tensor_hash(rows.tokens) for name, rows in sets.items()}
+        if self.mirror is not None:
+            sets["mirror"] = self.mirror
+        texts = {name: _fingerprint(rows) for name, rows in sets.items()}
         return {
             "models": {name: model_hash(one) for name, one in models.items()},
             "paragraphs": texts | ({} if self.counts is None else {"counts": tensor_hash(self.counts)}),
         }
+
+
+def _fingerprint(rows: Paragraphs) -> str:
+    labels = repr((rows.n_prefix, rows.ids, rows.counts)).encode()
+    return tensor_hash(rows.tokens) + hashlib.blake2b(labels, digest_size=8).hexdigest()
 
 
 def load_subject(settings: Settings) -> Subject:
@@ -74,15 +82,15 @@ def load_subject(settings: Settings) -> Subject:
 
 
 def _bundled(settings: Settings) -> Subject:
-    model = load_model(BUNDLED)
+    model, twin, unread = load_model(BUNDLED), settings.twin or f"{BUNDLED}-twin", load_controls("prose")
     return Subject(
         model,
         candidates=load_planted("A").sample(settings.n_planted, seed=settings.seed),
-        unread=load_controls("prose"),
+        unread=unread,
         held_out=load_controls("held_out"),
-        twin=load_model(settings.twin or f"{BUNDLED}-twin"),
-        mirror=load_planted("B"),
-        counts=load_unigram_counts(model.cfg.d_vocab),
+        twin=_twin(twin, model, unread),
+        mirror=load_planted("B") if twin == f"{BUNDLED}-twin" else None,  # nobody knows what another one read
+        counts=_counts(settings, model) if settings.counts else load_unigram_counts(model.cfg.d_vocab),
         further={"natural": load_natural(), "licence_never": load_controls("licence_never")},
     )
 
@@ -103,6 +111,28 @@ def _own(settings: Settings) -> Subject:
         candidates=rows.sample(settings.n_planted, seed=settings.seed),
         unread=unread,
         held_out=held_out,
-        twin=load_model(settings.twin) if settings.twin else None,
-        counts=load_counts(Path(settings.counts), d_vocab=model.cfg.d_vocab) if settings.counts else None,
+        twin=_twin(settings.twin, model, rows) if settings.twin else None,
+        counts=_counts(settings, model) if settings.counts else None,
     )
+
+
+def _counts(settings: Settings, model: HookedModel) -> Int[Tensor, " d_vocab"]:
+    return load_counts(Path(settings.counts), d_vocab=model.cfg.d_vocab)
+
+
+def _twin(name: str, model: HookedModel, rows: Paragraphs) -> HookedModel:
+    """The twin, which must read the same tokens with as many layers and heads.
+
+    Raises:
+        InputError: it has others.
+    """
+    twin = load_model(name)
+    shapes = [
+        f"{one.cfg.n_layers} layers of {one.cfg.n_heads} heads, {one.cfg.d_vocab} tokens" for one in (twin, model)
+    ]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"the twin must be like the model but for what it read; {name} has {shapes[0]}, not {shapes[1]}"
+        )
+    rows.check(twin)
+    return twin
