@@ -115,7 +115,7 @@ class Kept:
 
     def _write_record(self, *, done: bool) -> None:
         path = self._record_path(self._about)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             names = self._names if done else list(dict.fromkeys([*self._names, *self._before]))
             partial.write_text(json.dumps({"done": done, "results": names}))
