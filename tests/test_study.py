@@ -16,11 +16,12 @@ import xarray as xr
 from memhooks.errors import InputError, Stopped
 from memhooks.model.labelled import load_result
 from memhooks.model.provenance import model_hash
+from memhooks.one_run import alone_in
 from memhooks.organism.paragraphs import load_unigram_counts
 from memhooks.paragraphs.files import load_paragraphs, save_paragraphs
 from memhooks.study import compute, truth
 from memhooks.study.kept import Kept
-from memhooks.study.run_folder import alone_in, clear
+from memhooks.study.run_folder import clear
 from memhooks.study.settings import Settings
 from memhooks.study.settings_file import load_settings, save_settings
 from memhooks.study.stages import STAGES, readers_of, with_needs
@@ -188,7 +189,7 @@ def test_other_settings_models_or_code_are_refused_until_restart(files, tmp_path
     Study(tmp_path, settings).run(["recitation"])
     with pytest.raises(InputError, match=r"other settings: seed \(0 there, 1 now\).*--restart"):
         Study(tmp_path, small_settings(files, seed=1)).run(["recitation"])
-    monkeypatch.setattr("memhooks.study.run_folder._code_hash", lambda: "other")
+    monkeypatch.setattr("memhooks.study.run_folder.code_hash", lambda: "other")
     with pytest.raises(InputError, match="other versions: memhooks code"):
         Study(tmp_path, settings).run(["recitation"])
     mine = [tmp_path / "mine.txt", tmp_path / "results" / "recitation" / "mine.nc", tmp_path / "results" / "own.nc"]

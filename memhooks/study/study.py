@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 
 from memhooks.errors import InputError, Stopped
+from memhooks.one_run import alone_in
 from memhooks.report.study_page import write_study_report
 from memhooks.study.compute import compute
 from memhooks.study.eta import Eta, Event
 from memhooks.study.kept import DamagedError, Kept, Results
-from memhooks.study.run_folder import alone_in, begin, clear, settled
+from memhooks.study.run_folder import begin, clear, settled
 from memhooks.study.settings import Settings
 from memhooks.study.stages import NEEDS, STAGES, Stage, missing, readers_of, with_needs
 from memhooks.study.subject import Subject, load_subject
