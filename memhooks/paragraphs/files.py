@@ -4,7 +4,7 @@ Nothing is unpickled: `.pt` files are read with `weights_only=True`, `.npy` with
 `allow_pickle`. Token files are taken as they are; text needs a tokenizer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,8 +59,15 @@ def load_paragraphs(
     return to_paragraphs(records, name, tokenizer=tokenizer, n_prefix=n_prefix, n_tokens=n_tokens)
 
 
-def save_paragraphs(paragraphs: Paragraphs, path: str | Path) -> None:
+def save_paragraphs(
+    paragraphs: Paragraphs, path: str | Path, *, also: Mapping[str, Sequence[int | float | str]] | None = None
+) -> None:
     """Write parquet that `load_paragraphs` reads back identically; whole or not at all.
+
+    Args:
+        paragraphs: what is saved.
+        path: of the file.
+        also: more columns by name, one value per paragraph, for other readers of the file.
 
     Raises:
         InputError: the file name does not end in `.parquet`.
@@ -72,7 +79,7 @@ def save_paragraphs(paragraphs: Paragraphs, path: str | Path) -> None:
     for column, labels in (("count", paragraphs.counts), ("source", paragraphs.sources), ("text", paragraphs.text)):
         if labels is not None:
             columns[column] = list(labels)
-    table = pa.table(columns).replace_schema_metadata({"n_prefix": str(paragraphs.n_prefix)})
+    table = pa.table(columns | {name: list(values) for name, values in (also or {}).items()}).replace_schema_metadata({"n_prefix": str(paragraphs.n_prefix)})
     with whole_file(path) as partial:
         parquet.write_table(table, partial, write_page_checksum=True)
 

@@ -1,6 +1,6 @@
 """Which windows does a scan keep, and when is it sure that it will not keep one?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Rule:
     most: int | None = None
     queries: int | None = None
     p: float = 0.5
-    sampler: Sampler = Sampler("temperature")
+    sampler: Sampler = field(default_factory=lambda: Sampler("temperature"))
 
     def check(self, n_continuation: int, d_vocab: int) -> "Rule":
         """This rule, if it makes sense for continuations of that length.
