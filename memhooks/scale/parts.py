@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from memhooks.errors import InputError, in_short
-from memhooks.scale.segments import Fault
+from memhooks.scale.records import Fault
 from memhooks.writing import whole_file
 
 _SCHEMA = pa.schema(

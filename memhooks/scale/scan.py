@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,11 +29,11 @@ from memhooks.scale.engine import Engine
 from memhooks.scale.found import Found, merge_parts
 from memhooks.scale.gate import gated
 from memhooks.scale.parts import Part, Parts, Tally, finds_table
+from memhooks.scale.records import Fault
 from memhooks.scale.scan_settings import ScanSettings
-from memhooks.scale.segments import Fault, segments
+from memhooks.scale.segments import OnError, segments
 from memhooks.scale.windows import Window, blocks, varied, windows
 
-OnError = Literal["stop", "skip"]
 T = TypeVar("T")
 BLOCK = 4096
 """Windows that are kept on disk together: a killed scan does so many again at most, per worker."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from memhooks.errors import InputError
 from memhooks.model.loading import HookedModel
+from memhooks.scale.merging import check_similar
 from memhooks.scale.rules import Rule
 
 
@@ -51,7 +52,6 @@ class ScanSettings:
             raise InputError(f"stride and batch_size must be at least 1, got {self.stride} and {self.batch_size}")
         if not 0 <= self.min_unique <= 1:
             raise InputError(f"min_unique must lie in 0..1, got {self.min_unique}")
-        if not 0 < self.similar <= 1:
-            raise InputError(f"similar must lie above 0 and be at most 1, got {self.similar}")
+        check_similar(self.similar)
         self.rule.check(self.n_tokens - self.n_prefix, model.cfg.d_vocab)
         return self
