@@ -49,6 +49,20 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is damaged; choose another folder") from error
 
 
+def begin(folder: Path, now: Mapping[str, Mapping[str, object]]) -> None:
+    """Write what the run begins with, group by group, or compare it with what the folder's run began with.
+
+    Raises:
+        InputError: it began with something else.
+    """
+    there = manifest_of(folder)
+    if there is None:
+        write_manifest(folder, now)
+        return
+    for group, own in json.loads(json.dumps(now)).items():  # tuples are lists in the file
+        refuse_others(folder, group, there.get(group, {}), own)
+
+
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     """Write what the run begins with, whole or not at all."""
     with whole_file(folder / MANIFEST) as partial:

@@ -11,6 +11,7 @@ from memhooks.cli.attack import attack
 from memhooks.cli.attention import attention
 from memhooks.cli.audit import audit
 from memhooks.cli.capacity import capacity
+from memhooks.cli.count import count
 from memhooks.cli.deltas import apply, revert
 from memhooks.cli.dose import dose
 from memhooks.cli.endings import CODES, ended
@@ -27,6 +28,7 @@ from memhooks.cli.measure import measure
 from memhooks.cli.patch import patch
 from memhooks.cli.perturb import perturb
 from memhooks.cli.reproduce import reproduce
+from memhooks.cli.scan import scan
 from memhooks.cli.score_localizers import score_localizers
 from memhooks.cli.sinks import sinks
 from memhooks.cli.study import study
@@ -34,6 +36,7 @@ from memhooks.cli.unlearn import unlearn
 
 COMMANDS = {
     "Run it all": (study,),
+    "Search a corpus": (scan, count),
     "Measure": (measure, inspect, extract, capacity, dose, leak),
     "Intervene and look": (perturb, patch, ablate, lens, gradients, attention, sinks),
     "Unlearn": (unlearn, attack, apply, revert),

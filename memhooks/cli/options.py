@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -64,6 +64,24 @@ Out = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON in place of tables; a mean with its interval is [mean, low, high].")
 ]
+
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, or cuda:N.")]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Processes on this machine, or Ray (`pip install 'memhooks[ray]'`)."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="How many work at once.")]
+WorkerThreads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each worker.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster that shares the run's folder; without it Ray starts here.")
+]
+OnError = Annotated[
+    Literal["stop", "skip"], typer.Option(help="At damaged records and files: stop, or name, count and skip them.")
+]
+Column = Annotated[str | None, typer.Option(help="Of records; by default the first of tokens, text, content.")]
+EndOfText = Annotated[int | None, typer.Option(help="Token id that ends documents in one-dimensional .npy files.")]
+PieceMb = Annotated[float, typer.Option(help="Size of the pieces that workers take, in MB; larger means fewer files.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget what the folder holds of an earlier run.")]
 
 
 def ids_of(given: Sequence[str] | None) -> list[str]:

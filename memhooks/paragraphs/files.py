@@ -79,7 +79,9 @@ def save_paragraphs(
     for column, labels in (("count", paragraphs.counts), ("source", paragraphs.sources), ("text", paragraphs.text)):
         if labels is not None:
             columns[column] = list(labels)
-    table = pa.table(columns | {name: list(values) for name, values in (also or {}).items()}).replace_schema_metadata({"n_prefix": str(paragraphs.n_prefix)})
+    table = pa.table(columns | {name: list(values) for name, values in (also or {}).items()}).replace_schema_metadata(
+        {"n_prefix": str(paragraphs.n_prefix)}
+    )
     with whole_file(path) as partial:
         parquet.write_table(table, partial, write_page_checksum=True)
 

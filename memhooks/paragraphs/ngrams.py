@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Int, UInt64
 
-_PLACE = np.uint64(6364136223846793005)
+PLACE = np.uint64(6364136223846793005)
+"""The odd number whose powers tell a window's places apart."""
 
 
 def ngram_hashes(tokens: Int[np.ndarray, "*rows pos"], n: int) -> UInt64[np.ndarray, "*rows window"]:
@@ -25,8 +26,8 @@ def ngram_hashes(tokens: Int[np.ndarray, "*rows pos"], n: int) -> UInt64[np.ndar
     hashes = np.zeros((*tokens.shape[:-1], n_windows), np.uint64)
     if hashes.size == 0:
         return hashes
-    codes = _codes(tokens)
-    places = _PLACE ** np.arange(n, dtype=np.uint64)
+    codes = codes_of(tokens)
+    places = PLACE ** np.arange(n, dtype=np.uint64)
     for place in range(n):  # n passes over the text keep memory at one number per window
         hashes += codes[..., place : place + n_windows] * places[place]
     return hashes
@@ -52,7 +53,8 @@ def lookup(
     return np.where(known[at] == hashes, counts[at], 0)
 
 
-def _codes(tokens: Int[np.ndarray, "*rows pos"]) -> UInt64[np.ndarray, "*rows pos"]:
+def codes_of(tokens: Int[np.ndarray, "*rows pos"]) -> UInt64[np.ndarray, "*rows pos"]:
+    """A scrambled 64-bit code of each token."""
     # SplitMix64's finalizer: unlike a table of random codes it needs no memory for large ids.
     codes = tokens.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     codes = (codes ^ (codes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -64,6 +64,15 @@ def pieces(paths: Sequence[str | Path], *, piece_mb: float | int = 8) -> list[Pi
     return found
 
 
+def file_sizes(every: Sequence[Piece]) -> dict[str, list[int]]:
+    """Every file with its size in bytes (0 for folders) and its number of pieces: tells one corpus from another."""
+    sizes: dict[str, list[int]] = {}
+    for piece in every:
+        path = Path(piece.path)
+        sizes.setdefault(piece.path, [path.stat().st_size if path.is_file() else 0, 0])[1] += 1
+    return sizes
+
+
 def _files(path: Path) -> Iterator[Path]:
     if not is_folder(path):
         if not path.is_file():

@@ -22,9 +22,9 @@ from memhooks.errors import InputError
 from memhooks.model.labelled import versions
 from memhooks.model.loading import HookedModel, load_model
 from memhooks.model.provenance import model_hash
-from memhooks.one_run import MANIFEST, alone_in, code_hash, manifest_of, refuse_others, write_manifest
+from memhooks.one_run import MANIFEST, alone_in, begin, code_hash, manifest_of
 from memhooks.progress import tracked
-from memhooks.scale.corpus import Piece, pieces
+from memhooks.scale.corpus import Piece, file_sizes, pieces
 from memhooks.scale.engine import Engine
 from memhooks.scale.found import Found, merge_parts
 from memhooks.scale.gate import gated
@@ -183,24 +183,10 @@ def _begin(folder: Path, source: Source, settings: ScanSettings, todo: Sequence[
     now = {
         "settings": asdict(settings),
         "model": {"name": source.name, "hash": model_hash(source.load()), "dtype": source.dtype},
-        "corpus": _corpus(todo),
+        "corpus": file_sizes(todo),
         "versions": versions() | {"memhooks code": code_hash()},
     }
-    there = manifest_of(folder)
-    if there is None:
-        write_manifest(folder, now)
-        return
-    for group, own in now.items():
-        refuse_others(folder, group, there[group], own)
-
-
-def _corpus(todo: Sequence[Piece]) -> dict[str, list[int]]:
-    """Every file with its size in bytes (0 for folders) and its number of pieces."""
-    sizes: dict[str, list[int]] = {}
-    for piece in todo:
-        path = Path(piece.path)
-        sizes.setdefault(piece.path, [path.stat().st_size if path.is_file() else 0, 0])[1] += 1
-    return sizes
+    begin(folder, now)
 
 
 def _clear(parts: Parts) -> None:
