@@ -49,9 +49,9 @@ def count(
 ) -> None:
     """How often does each token occur, and which windows recur?
 
-    Writes `unigrams.npy` (one number per token id, which `--counts` of other commands takes), `windows.parquet` (the hash
-    and the number of copies of each window that the corpus holds at least twice) and `summary.json`. Counts are exact,
-    but for two windows that share a 64-bit hash: of a billion different ones the chance is 1 in 37.
+    Writes `unigrams.npy` (one number per token id, which `--counts` of other commands takes), `windows.parquet` (hash
+    and copies of each window that the corpus holds at least twice) and `summary.json`. Counts are exact, but for two
+    windows that share a 64-bit hash: of a billion different ones the chance is 1 in 37.
 
     Memory holds one piece per worker; the windows wait on disk, 8 bytes each. Killed, the same command goes on.
 
@@ -60,8 +60,7 @@ def count(
     - `memhooks count tokens.npy --d-vocab 50257 --end-of-text 50256 --workers 2`
     - `memhooks count pile/*.jsonl.zst --tokenizer EleutherAI/gpt-neo-125M --n-tokens 0 --on-error skip`
     """
-    if tokenizer is None and d_vocab is None:
-        raise InputError("give --tokenizer for text, or --d-vocab, the size of the vocabulary, for token files")
+    _check(tokenizer, d_vocab)
 
     from memhooks.scale.count import count as run
     from memhooks.scale.count import load_tokenizer, summary
@@ -94,3 +93,13 @@ def count(
     for fault in faults[:10]:
         say(f"skipped {fault.source}: {fault.what}")
     say(f"written: {folder / 'unigrams.npy'}, {folder / 'windows.parquet'}")
+
+
+def _check(tokenizer: str | None, d_vocab: int | None) -> None:
+    """Refuse to count without a vocabulary.
+
+    Raises:
+        InputError: neither a tokenizer nor a size is given.
+    """
+    if tokenizer is None and d_vocab is None:
+        raise InputError("give --tokenizer for text, or --d-vocab, the size of the vocabulary, for token files")

@@ -79,8 +79,8 @@ def scan(
 
     Documents are cut into windows, and the model reads each no further than its first miss: most windows cost no more
     than their prefix. What is kept goes to `found.parquet`, one row per text, which every other command takes as
-    `--paragraphs`; copies and near-copies are counted, not repeated. `summary.json` has the exact matches of all windows
-    and what could not be read.
+    `--paragraphs`; copies and near-copies are counted, not repeated. `summary.json` has the exact matches of all
+    windows and what could not be read.
 
     Killed or stopped, the same command goes on where it was, and finds the same. So do more workers, and Ray.
 

@@ -62,9 +62,11 @@ def count(
         parts[0].parent.mkdir(exist_ok=True)
         missing = [(number, piece) for number, piece in enumerate(todo) if not is_counted(parts[number])]
         make = {"folder": str(folder), "settings": settings, "tokenizer": tokenizer, "on_error": on_error}
-        for _ in tracked(engine.map(counter, make, missing), "pieces of the corpus", total=len(missing)):
+        for _ in tracked(
+            engine.map(counter, make, missing, in_threads=True), "pieces of the corpus", total=len(missing)
+        ):
             pass
-        counts = merge(parts)
+        counts = merge(parts, threads=engine.workers)
         _write(folder, counts, settings)
     return counts
 

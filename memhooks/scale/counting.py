@@ -9,9 +9,9 @@ any number of runs. Equal windows have equal hashes; two of a billion different 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +28,8 @@ from memhooks.scale.segments import OnError, Segment, segments
 from memhooks.writing import whole_file
 
 T = TypeVar("T")
-_RANGE = 1 << 25
-"""Hashes that are merged at once: 256 MB."""
+_IN_MEMORY = 1 << 23
+"""Hashes that are merged at once: 64 MB, as sorting is fast near the cache."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,13 @@ class Counts:
     counted: Counted
 
 
-def merge(parts: Sequence[Path], *, in_memory: int = _RANGE) -> Counts:
+def merge(parts: Sequence[Path], *, in_memory: int = _IN_MEMORY, threads: int = 1) -> Counts:
     """Add up the parts of one corpus or of several.
 
     Args:
         parts: as `count_piece` was given them.
         in_memory: window hashes that may be in memory at once, about.
+        threads: ranges that are merged side by side.
 
     Raises:
         InputError: there are none, one is missing or damaged, or they have different vocabularies.
@@ -169,28 +170,37 @@ def merge(parts: Sequence[Path], *, in_memory: int = _RANGE) -> Counts:
         *(sum(getattr(one, name) for one in each) for name in ("documents", "tokens", "windows")),
         faults=[fault for one in each for fault in one.faults],
     )
-    n_ranges = 1 << max(0, (counted.windows // max(1, in_memory)).bit_length())
-    hashes, copies, by_copies = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], {}
-    for whole in tracked(_ranges(parts, n_ranges), "merging windows", total=n_ranges):
-        first = np.concatenate([[True], whole[1:] != whole[:-1]]) if len(whole) else np.zeros(0, bool)
-        own = np.diff(np.concatenate([np.nonzero(first)[0], [len(whole)]]))
-        for number, times in zip(*np.unique(own, return_counts=True), strict=True):
-            by_copies[int(number)] = by_copies.get(int(number), 0) + int(times)
-        again = own > 1
-        hashes.append(whole[first][again])
-        copies.append(own[again])
-    return Counts(tokens, np.concatenate(hashes), np.concatenate(copies), dict(sorted(by_copies.items())), counted)
+    n_ranges = 1 << (counted.windows // max(1, in_memory // threads)).bit_length()
+    files = [_load(path, ".windows.npy") for path in parts]
+    again, n_once = [(np.zeros(0, np.uint64), np.zeros(0, np.int64))], 0
+    with ThreadPoolExecutor(threads) as pool:  # numpy sorts without holding Python's lock
+        ranges = pool.map(lambda at: _repeated(_range(files, at, n_ranges)), range(n_ranges))
+        for hashes, copies, once in tracked(ranges, "merging windows", total=n_ranges):
+            again.append((hashes, copies))
+            n_once += once
+    hashes, copies = (np.concatenate(each) for each in zip(*again, strict=True))
+    numbers, times = np.unique(copies, return_counts=True)
+    by_copies = ({1: n_once} if n_once else {}) | dict(zip(numbers.tolist(), times.tolist(), strict=True))
+    return Counts(tokens, hashes, copies, by_copies, counted)
 
 
-def _ranges(parts: Sequence[Path], n_ranges: int) -> Iterator[UInt64[np.ndarray, " window"]]:
-    """The hashes of all parts, sorted, one range of values after the other."""
-    sorted_files = [_load(path, ".windows.npy") for path in parts]
-    bounds = np.arange(1, n_ranges, dtype=np.uint64) * np.uint64(2**64 // n_ranges)
-    cuts = [[0, *np.searchsorted(one, bounds).tolist(), len(one)] for one in sorted_files]
-    for low, high in pairwise(range(n_ranges + 1)):
-        whole = np.concatenate([one[cut[low] : cut[high]] for one, cut in zip(sorted_files, cuts, strict=True)])
-        whole.sort()
-        yield whole
+def _range(files: Sequence[np.ndarray], at: int, n_ranges: int) -> UInt64[np.ndarray, " window"]:
+    """The hashes of all files, which are sorted, that lie in one of so many ranges; sorted."""
+    bounds = [np.uint64(edge * (2**64 // n_ranges)) for edge in (at, at + 1) if edge < n_ranges]
+    cuts = [[*np.searchsorted(one, bounds).tolist(), len(one)] for one in files]
+    whole = np.concatenate([one[cut[0] : cut[1]] for one, cut in zip(files, cuts, strict=True)])
+    whole.sort()
+    return whole
+
+
+def _repeated(
+    whole: UInt64[np.ndarray, " window"],
+) -> tuple[UInt64[np.ndarray, " distinct"], Int[np.ndarray, " distinct"], int]:
+    """Of sorted hashes those that stand there more than once, how often, and the number of the others."""
+    same = np.flatnonzero(whole[1:] == whole[:-1])  # few: everything after this costs next to nothing
+    begins = np.flatnonzero(np.diff(same, prepend=-2) > 1)
+    copies = np.diff(np.append(begins, len(same))) + 1
+    return whole[same[begins]], copies, len(whole) - int(copies.sum())
 
 
 def _token_counts(segment: Segment, d_vocab: int) -> Int[np.ndarray, " d_vocab"]:
@@ -216,7 +226,8 @@ def _load(path: Path, ending: str) -> np.ndarray:
 def _counted(path: Path) -> Counted:
     file = path.with_name(path.name + ".json")
     about: dict[str, Any] = _tried(file, lambda: json.loads(file.read_text()))
-    return Counted(**about | {"faults": [Fault(**fault) for fault in about["faults"]]})
+    faults = [Fault(**fault) for fault in about.pop("faults")]
+    return Counted(**about, faults=faults)
 
 
 def _tried(file: Path, read: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ and results are small. No more items are under way than the workers need, which 
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
@@ -51,13 +51,16 @@ class Engine:
         if self.name == "local" and self.address is not None:
             raise InputError(f"an address belongs to --engine ray, got {self.address!r} with the local engine")
 
-    def map(self, make: Make, arguments: Mapping[str, Any], items: Sequence[Any]) -> Iterator[Any]:
+    def map(
+        self, make: Make, arguments: Mapping[str, Any], items: Sequence[Any], *, in_threads: bool = False
+    ) -> Iterator[Any]:
         """What `make(**arguments)` returns for each item, as it comes; the order is that of completion.
 
         Args:
             make: makes a worker; named at the top of a module, as it is sent by its name.
             arguments: of it, small.
             items: each is worked on once, or again if its worker was killed (Ray).
+            in_threads: on this machine one worker may serve several threads, as its work leaves Python's lock free.
 
         Raises:
             InputError: Ray is asked for but not there, a local worker was killed, or the work's own error.
@@ -69,8 +72,10 @@ class Engine:
 
             yield from map_on_ray(self, make, arguments, items)
         elif self.workers == 1:
-            work = made(make, arguments, threads=self.threads)
-            yield from map(work, items)
+            yield from map(made(make, arguments, threads=self.threads), items)
+        elif in_threads:
+            with ThreadPoolExecutor(self.workers) as pool:
+                yield from _under_way(pool, made(make, arguments, threads=self.threads), items, 2 * self.workers)
         else:
             yield from _in_processes(self, make, arguments, items)
 
@@ -84,25 +89,36 @@ def made(make: Make, arguments: Mapping[str, Any], *, threads: int) -> Callable[
 
 
 def _in_processes(engine: Engine, make: Make, arguments: Mapping[str, Any], items: Sequence[Any]) -> Iterator[Any]:
-    rest, under_way = iter(items), set[Future]()
+    """Work in processes of their own.
+
+    Raises:
+        InputError: one was killed.
+    """
+    begin = (make, dict(arguments), engine.threads)
     workers = min(engine.workers, len(items))
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_become, initargs=(make, dict(arguments), engine.threads)
-    )
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_become, initargs=begin) as pool:
+        try:
+            yield from _under_way(pool, _do, items, 2 * workers)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker process was killed (out of memory?); what is done is kept: run again, with fewer --workers "
+                "if memory was short"
+            ) from error
+
+
+def _under_way(pool: Executor, work: Callable[[Any], Any], items: Sequence[Any], most: int) -> Iterator[Any]:
+    """Results as they come, with so many items under way at most."""
+    rest = iter(items)
+    waiting = {pool.submit(work, item) for item in islice(rest, most)}
     try:
-        under_way |= {pool.submit(_do, item) for item in islice(rest, 2 * workers)}
-        while under_way:
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
-                under_way |= {pool.submit(_do, item) for item in islice(rest, 1)}
+                waiting |= {pool.submit(work, item) for item in islice(rest, 1)}
                 yield future.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a worker process was killed (out of memory?); what is done is kept: run again, with fewer --workers if "
-            "memory was short"
-        ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for future in waiting:
+            future.cancel()
 
 
 _worker: Callable[[Any], Any]
