@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
-from jaxtyping import Int, UInt64
+from jaxtyping import Integer, UInt64
 from transformers import PreTrainedTokenizerBase
 
 from memhooks.errors import InputError, in_short
@@ -114,9 +114,9 @@ class WindowCounts:
 
     n_tokens: int
     hashes: UInt64[np.ndarray, " distinct"]
-    copies: Int[np.ndarray, " distinct"]
+    copies: Integer[np.ndarray, " distinct"]
 
-    def of(self, tokens: Int[np.ndarray, "row pos"]) -> Int[np.ndarray, " row"]:
+    def of(self, tokens: Integer[np.ndarray, "row pos"]) -> Integer[np.ndarray, " row"]:
         """How often each row stands in the corpus; 0 means once or never.
 
         Raises:

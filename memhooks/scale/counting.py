@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import Integer, UInt64
 from transformers import PreTrainedTokenizerBase
 
 from memhooks.errors import InputError, in_short
@@ -139,9 +139,9 @@ class Counts:
         counted: documents, tokens, windows and faults.
     """
 
-    tokens: Int[np.ndarray, " d_vocab"]
+    tokens: Integer[np.ndarray, " d_vocab"]
     hashes: UInt64[np.ndarray, " distinct"]
-    copies: Int[np.ndarray, " distinct"]
+    copies: Integer[np.ndarray, " distinct"]
     by_copies: dict[int, int]
     counted: Counted
 
@@ -195,7 +195,7 @@ def _range(files: Sequence[np.ndarray], at: int, n_ranges: int) -> UInt64[np.nda
 
 def _repeated(
     whole: UInt64[np.ndarray, " window"],
-) -> tuple[UInt64[np.ndarray, " distinct"], Int[np.ndarray, " distinct"], int]:
+) -> tuple[UInt64[np.ndarray, " distinct"], Integer[np.ndarray, " distinct"], int]:
     """Of sorted hashes those that stand there more than once, how often, and the number of the others."""
     same = np.flatnonzero(whole[1:] == whole[:-1])  # few: everything after this costs next to nothing
     begins = np.flatnonzero(np.diff(same, prepend=-2) > 1)
@@ -203,7 +203,7 @@ def _repeated(
     return whole[same[begins]], copies, len(whole) - int(copies.sum())
 
 
-def _token_counts(segment: Segment, d_vocab: int) -> Int[np.ndarray, " d_vocab"]:
+def _token_counts(segment: Segment, d_vocab: int) -> Integer[np.ndarray, " d_vocab"]:
     own = segment.tokens[slice(*segment.own)]
     if len(own) and (own.min() < 0 or own.max() >= d_vocab):
         raise InputError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
-from jaxtyping import Int, Num
+from jaxtyping import Integer, Num
 
 from memhooks.errors import InputError
 from memhooks.paragraphs.ngrams import ngram_hashes
@@ -35,13 +35,13 @@ class Merged:
         near: other texts that each kept find stands for.
     """
 
-    representative: Int[np.ndarray, " find"]
-    copies: Int[np.ndarray, " find"]
-    near: Int[np.ndarray, " find"]
+    representative: Integer[np.ndarray, " find"]
+    copies: Integer[np.ndarray, " find"]
+    near: Integer[np.ndarray, " find"]
 
 
 def merged(
-    tokens: Int[np.ndarray, "find pos"],
+    tokens: Integer[np.ndarray, "find pos"],
     rank: Num[np.ndarray, " find"],
     *,
     n: int = 5,
@@ -97,7 +97,7 @@ def check_similar(similar: float | int) -> None:
         raise InputError(f"similar must lie in 0.5..1, got {similar}")
 
 
-def _joined(rows: Int[np.ndarray, "text pos"], n: int, similar: float, seed: int) -> Int[np.ndarray, " text"]:
+def _joined(rows: Integer[np.ndarray, "text pos"], n: int, similar: float, seed: int) -> Integer[np.ndarray, " text"]:
     """For each text, the best ranked first, the kept text that stands for it."""
     grams = [frozenset(own.tolist()) for own in ngram_hashes(rows, n)]
     index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))

@@ -8,7 +8,7 @@ Bytes that must move: a few per token, as everything happens in stretches that s
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import Integer, UInt64
 
 from memhooks.paragraphs.ngrams import PLACE, codes_of
 
@@ -16,7 +16,7 @@ _STRETCH = 1 << 15
 _TABLE = 1 << 17
 
 
-def window_hashes(tokens: Int[np.ndarray, " pos"], n: int) -> UInt64[np.ndarray, " window"]:
+def window_hashes(tokens: Integer[np.ndarray, " pos"], n: int) -> UInt64[np.ndarray, " window"]:
     """One hash per window of `n` tokens, in order; equal to `ngram_hashes`, and faster for long windows.
 
     Raises:
@@ -39,7 +39,7 @@ def window_hashes(tokens: Int[np.ndarray, " pos"], n: int) -> UInt64[np.ndarray,
     return found
 
 
-def _codes(tokens: Int[np.ndarray, " pos"]) -> UInt64[np.ndarray, " pos"]:
+def _codes(tokens: Integer[np.ndarray, " pos"]) -> UInt64[np.ndarray, " pos"]:
     table = _table()
     if len(tokens) and (tokens.max() >= len(table) or tokens.min() < 0):
         return codes_of(tokens)

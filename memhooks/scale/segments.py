@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 from transformers import PreTrainedTokenizerBase
 
 from memhooks.errors import InputError
@@ -29,7 +29,7 @@ class Segment:
 
     source: str
     first: int
-    tokens: Int[np.ndarray, " _"]
+    tokens: Integer[np.ndarray, " _"]
     own: tuple[int, int]
 
 
@@ -95,7 +95,7 @@ def _sound(
 
 def _tokenized(
     found: Iterable[Record], tokenizer: PreTrainedTokenizerBase | None
-) -> Iterator[tuple[Record, Int[np.ndarray, " _"]]]:
+) -> Iterator[tuple[Record, Integer[np.ndarray, " _"]]]:
     """Texts are encoded many at a time, which uses all cores; a fault waits until what came before it is out.
 
     Raises:
@@ -125,7 +125,7 @@ def _tokenized(
 
 def _encoded(
     waiting: list[Record], tokenizer: PreTrainedTokenizerBase | None
-) -> Iterator[tuple[Record, Int[np.ndarray, " _"]]]:
+) -> Iterator[tuple[Record, Integer[np.ndarray, " _"]]]:
     if not waiting:
         return
     if tokenizer is None:

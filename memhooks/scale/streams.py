@@ -10,6 +10,7 @@ from pathlib import Path
 import zstandard
 
 _CHUNK = 1 << 18
+_COMPRESSED = 1 << 13  # a frame may hold a thousand times as much
 _RUN = 1 << 20
 """Characters of a text that are tokenized together."""
 _LONGEST = 1 << 26
@@ -45,7 +46,7 @@ def _decompressed(path: Path) -> Iterator[bytes]:
     frame = zstandard.ZstdDecompressor().decompressobj()
     begun = False
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK // 4):
+        while chunk := file.read(_COMPRESSED):
             while chunk:
                 begun = True
                 if plain := frame.decompress(chunk):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 
 from memhooks.scale.segments import Segment
 
@@ -14,7 +14,7 @@ from memhooks.scale.segments import Segment
 class Window:
     """Some tokens in a row, and where they stand."""
 
-    tokens: Int[np.ndarray, " pos"]
+    tokens: Integer[np.ndarray, " pos"]
     source: str
     offset: int
 
@@ -33,7 +33,7 @@ def blocks(items: Iterator[Window], size: int) -> Iterator[list[Window]]:
         yield block
 
 
-def varied(tokens: Int[np.ndarray, "window pos"], *, min_unique: float | int) -> Bool[np.ndarray, " window"]:
+def varied(tokens: Integer[np.ndarray, "window pos"], *, min_unique: float | int) -> Bool[np.ndarray, " window"]:
     """Whether at least this share of a window's tokens are distinct (Stoehr et al., 2024: one half)."""
     ordered = np.sort(tokens, axis=1)
     return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1) >= min_unique * tokens.shape[1]
