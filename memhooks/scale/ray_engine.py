@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,7 @@ def _connected(engine: "Engine") -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     was_there = ray.is_initialized()
     if not was_there:
+        _check_answers(engine.address)
         # One core more than the workers have: Ray Data itself runs small tasks.
         of_its_own = {} if engine.address else {"num_cpus": engine.workers * engine.threads + 1,
                                                 "include_dashboard": False}  # fmt: skip
@@ -101,3 +103,18 @@ def _connected(engine: "Engine") -> Iterator[None]:
         log.setLevel(level)
         if not was_there:
             ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse an address at which nothing listens, for which Ray itself would wait for minutes.
+
+    Raises:
+        InputError: nothing does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # none, or `auto`
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise InputError(f"no Ray cluster answers at {address}: start it, or leave --address out") from error
