@@ -42,7 +42,7 @@ def count(
     engine: EngineOption = "local",
     workers: Workers = 1,
     address: Address = None,
-    threads: WorkerThreads = 1,
+    worker_threads: WorkerThreads = 1,
     piece_mb: PieceMb = 8.0,
     restart: Restart = False,
     as_json: Json = False,
@@ -75,7 +75,7 @@ def count(
         folder,
         settings,
         tokenizer=tokenizer,
-        engine=Engine(engine, workers, threads, address),
+        engine=Engine(engine, workers, worker_threads, address),
         on_error=on_error,
         restart=restart,
     )

@@ -71,7 +71,7 @@ EngineOption = Annotated[
     typer.Option("--engine", help="Processes on this machine, or Ray (`pip install 'memhooks[ray]'`)."),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="How many work at once.")]
-WorkerThreads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each worker.")]
+WorkerThreads = Annotated[int, typer.Option(min=1, help="CPU threads of each worker.")]
 Address = Annotated[
     str | None, typer.Option(help="Of a Ray cluster that shares the run's folder; without it Ray starts here.")
 ]

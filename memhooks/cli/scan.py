@@ -67,7 +67,7 @@ def scan(
     engine: EngineOption = "local",
     workers: Workers = 1,
     address: Address = None,
-    threads: WorkerThreads = 1,
+    worker_threads: WorkerThreads = 1,
     device: Device = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per pass.")] = 32,
     piece_mb: PieceMb = 1.0,
@@ -117,7 +117,7 @@ def scan(
         folder,
         source=Source(model, device),
         settings=settings,
-        engine=Engine(engine, workers, threads, address, gpus=1 if device.startswith("cuda") else 0),
+        engine=Engine(engine, workers, worker_threads, address, gpus=1 if device.startswith("cuda") else 0),
         on_error=on_error,
         restart=restart,
     )

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from memhooks.errors import InputError
+from memhooks.model.checks import check_device
 from memhooks.model.labelled import versions
 from memhooks.model.loading import HookedModel, load_model
 from memhooks.model.provenance import model_hash
@@ -86,6 +87,7 @@ def scan(
     folder, source = Path(folder), source or Source()
     settings, engine = settings or ScanSettings(), engine or Engine()
     todo = pieces(paths, piece_mb=settings.piece_mb)
+    check_device(source.device)
     model = source.load()
     settings.check(model)
     with alone_in(folder):

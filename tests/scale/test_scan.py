@@ -153,6 +153,8 @@ def test_other_scans_and_bad_input_are_refused(corpus, uninterrupted, tmp_path):
         scan([corpus], folder, settings=ScanSettings(piece_mb=0.02, stride=10))
     with pytest.raises(InputError, match="holds a run with other model"):
         scan([corpus], folder, settings=SMALL, source=Source("organism-twin"))
+    with pytest.raises(InputError, match=r"device must be one of cpu.*, got 'cuda:99'"):
+        scan([corpus], tmp_path / "x", source=Source(device="cuda:99"))
     for settings, message in [
         (ScanSettings(n_prefix=100), "a window needs 0 < n_prefix < n_tokens"),
         (ScanSettings(n_tokens=1000), "the model's context"),
