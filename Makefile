@@ -36,6 +36,7 @@ bench: $(READY) ## speed against named peers, as ratios
 	$(BIN)/python -m benchmarks.replay
 	$(BIN)/python -m benchmarks.looking
 	$(BIN)/python -m benchmarks.unlearning
+	$(BIN)/python -m benchmarks.scanning
 
 audit-bridge: ## does TransformerLens 4's Bridge honour edits on GPT-Neo yet? (own environment .venv-bridge)
 	test -x .venv-bridge/bin/python || $(PYTHON) -m venv .venv-bridge || python3 -m venv .venv-bridge
