@@ -5,7 +5,7 @@ tokenizer; here positions and attention masks are always explicit.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
@@ -26,42 +26,19 @@ def greedy_continuation(
     if n_tokens < 1:
         raise InputError(f"n_tokens must be at least 1, got {n_tokens}")
     check_tokens(model, prefix, n_more=n_tokens)
-    reading = Reading(model, len(prefix))
-    current, decoded = prefix.to(model.cfg.device), []
+    device = model.cfg.device
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, len(prefix))
+    current, decoded = prefix.to(device), []
     for _ in range(n_tokens):
-        current = reading.logits(current, last=1).argmax(-1)
+        residual = model(
+            current,
+            stop_at_layer=model.cfg.n_layers,
+            past_kv_cache=cache,
+            attention_mask=torch.ones_like(current),
+        )
+        current = scored_logits(model, residual[:, -1:]).argmax(-1)
         decoded.append(current)
     return torch.cat(decoded, dim=1)
-
-
-class Reading:
-    """Rows that are read piece by piece: keys and values of what was read stay.
-
-    Args:
-        model: a hooked GPT-Neo.
-        n_rows: how many rows are read side by side.
-    """
-
-    def __init__(self, model: HookedModel, n_rows: int) -> None:
-        self._model = model
-        self._cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, n_rows)
-
-    @torch.no_grad()
-    def logits(self, tokens: Int[Tensor, "row pos"], *, last: int) -> Float[Tensor, "row last d_vocab"]:
-        """Read these tokens on every row; the logits after each of the `last` ones, at least in float32."""
-        residual = self._model(
-            tokens,
-            stop_at_layer=self._model.cfg.n_layers,
-            past_kv_cache=self._cache,
-            attention_mask=torch.ones_like(tokens),
-        )
-        return at_least_float32(scored_logits(self._model, residual[:, -last:]))
-
-    def select(self, rows: Bool[Tensor, " row"]) -> None:
-        """Go on with these rows alone."""
-        self._cache.previous_attention_mask = self._cache.previous_attention_mask[rows]
-        for entry in self._cache.entries:
-            entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
 
 
 def scored_logits(model: HookedModel, residual: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from memhooks import Paragraphs, load_controls, load_model, load_planted, recita
 from memhooks.errors import InputError
 from memhooks.measure.extractability import Sampler, extractability, queries_needed
 from memhooks.model.decoding import greedy_continuation
-from memhooks.scale.gate import gated
+from memhooks.model.replay.reading import Reading, beside
+from memhooks.scale.gate import _blocks, gated
 from memhooks.scale.rules import Rule
 
 
@@ -64,17 +65,46 @@ def test_discoverably_extractable_windows(model, rows, sampler):
     assert n_kept[0] < n_kept[-1] < len(rows)
 
 
-def test_most_windows_are_read_no_further_than_their_prefix(model, rows):
-    read = []
-    hook = model.blocks[0].hook_resid_pre
-    hook.add_hook(lambda value, hook: read.append(value.shape[0] * value.shape[1]))
-    try:
-        found = gated(model, rows.tokens[-12:], n_prefix=50, rule=Rule())
-    finally:
-        hook.remove_hooks()
-    missed_at_once = int((found.exact_match == 0).sum())
-    assert missed_at_once >= 6
-    assert sum(read) <= 12 * 50 + (12 - missed_at_once) * 50
+def test_windows_are_read_to_the_block_of_their_first_miss(model, rows, decoded):
+    found = gated(model, rows.tokens, n_prefix=50, rule=Rule(), batch_size=7)
+    ends = np.array([1, 3, 7, 15, 31, 50])  # tokens of the continuation that are known after each block
+    expected = 49 + ends[np.searchsorted(ends, np.minimum(decoded + 1, 50))]
+    assert found.n_read.tolist() == expected.tolist()
+    assert (found.n_read == 50).sum() >= 6
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_what_is_read_does_not_depend_on_the_batches(model, rows, batch_size):
+    one, other = (gated(model, rows.tokens, n_prefix=50, rule=Rule(), batch_size=n) for n in (64, batch_size))
+    assert one.n_read.tolist() == other.n_read.tolist()
+    assert one.kept.tolist() == other.kept.tolist()
+    torch.testing.assert_close(one.log_probability, other.log_probability, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 50])
+def test_blocks_grow_and_cover_the_continuation(n):
+    covered = [place for done, size in _blocks(n) for place in range(done, done + size)]
+    assert covered == list(range(n))
+    assert all(size <= done + 1 for done, size in _blocks(n))
+
+
+def test_pieces_give_the_logits_of_one_pass(model, rows):
+    whole = model(rows.tokens[:5]).detach()
+    reading = Reading.of(model)
+    parts = [reading.logits(rows.tokens[:5, :20], last=1), reading.logits(rows.tokens[:5, 20:27], last=7)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole[:, 19:27], rtol=1e-5, atol=1e-4)
+    assert reading.n_read == 27
+    few = torch.tensor([True, False, True, False, False])
+    again = beside([reading.select(few), reading.select(~few)])
+    last = again.logits(rows.tokens[[0, 2, 1, 3, 4], 27:100], last=3)
+    torch.testing.assert_close(last, whole[[0, 2, 1, 3, 4], 97:], rtol=1e-5, atol=1e-4)
+
+
+def test_tokens_and_batches_that_make_no_sense_are_refused(model, rows):
+    with pytest.raises(InputError, match=r"token ids must lie in 0\.\.4095"):
+        gated(model, rows.tokens + 4000, n_prefix=50, rule=Rule())
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        gated(model, rows.tokens, n_prefix=50, rule=Rule(), batch_size=0)
 
 
 @pytest.mark.parametrize(

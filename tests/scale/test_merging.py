@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memhooks.errors import InputError
-from memhooks.scale.merging import merged
+from memhooks.scale.merging import _bands, merged
 
 LENGTH = 40
 
@@ -66,16 +66,51 @@ def test_neighbouring_windows_stay_and_copies_alone_can_be_merged():
     assert merged(nearly, np.array([0.0, 1.0, 2.0]), similar=1).representative.tolist() == [1, 1, 2]
 
 
-def test_what_cannot_be_merged_is_refused():
-    rows = np.zeros((2, 9), int)
-    for arguments, message in [
-        ((rows[:0], np.zeros(0)), "finds need"),
-        ((rows, np.zeros(3)), "finds need"),
-        ((rows, np.array([0.0, np.nan])), "finds need"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            inspect.unwrap(merged)(*arguments)  # without the check of shapes
-    with pytest.raises(InputError, match=r"n must lie in 1\.\.9"):
-        merged(rows, np.zeros(2), n=10)
-    with pytest.raises(InputError, match=r"similar must lie in 0\.5\.\.1, got 0\.2"):
-        merged(rows, np.zeros(2), similar=0.2)
+def test_a_small_similarity_needs_more_permutations_and_finds_what_brute_force_finds():
+    rows, rank = families(7)
+    with pytest.raises(InputError, match=r"similar=0\.02 needs n_permutations of at least 263, got 128"):
+        merged(rows, rank, similar=0.02)
+    for similar, n_permutations in ((0.2, 128), (0.02, 300)):
+        found = merged(rows, rank, similar=similar, n_permutations=n_permutations)
+        assert found.representative.tolist() == by_brute_force(rows, rank, similar)
+
+
+@pytest.mark.parametrize("similar", [0.3, 0.5, 0.7, 0.95])
+def test_bands_let_through_what_is_just_similar_enough(similar):
+    n_bands, n_rows = _bands(similar, 128)
+    assert n_bands * n_rows <= 128
+    assert 1 - (1 - similar**n_rows) ** n_bands >= 0.995
+    assert 1 - (1 - similar ** (n_rows + 1)) ** (128 // (n_rows + 1)) < 0.995  # more rows would miss too many
+
+
+def test_ranks_of_unsigned_numbers_are_compared_as_numbers():
+    rows = np.stack([np.arange(40)] * 3)
+    assert merged(rows, np.array([0, 200, 100], np.uint8)).representative.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rank", "message"),
+    [
+        (np.zeros((0, 9), int), np.zeros(0), r"finds need tokens of shape .* got \(0, 9\)"),
+        (np.zeros(9, int), np.zeros(9), r"finds need tokens of shape .* got \(9,\)"),
+        (np.zeros((2, 9), int), np.zeros(3), r"one rank each: got ranks of shape \(3,\) for 2 finds"),
+        (np.zeros((2, 9), int), np.array([0.0, np.nan]), r"ranks must be numbers, but 1 of 2 are NaN"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(tokens, rank, message):
+    with pytest.raises(InputError, match=message):
+        inspect.unwrap(merged)(tokens, rank)  # without the check of shapes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 10}, r"n must lie in 1\.\.9"),
+        ({"similar": 0}, r"similar must lie above 0 and up to 1, got 0"),
+        ({"similar": 1.5}, r"similar must lie above 0 and up to 1, got 1\.5"),
+        ({"n_permutations": 0}, r"n_permutations must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        merged(np.zeros((2, 9), int), np.zeros(2), **settings)
