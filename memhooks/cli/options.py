@@ -66,6 +66,13 @@ Json = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, or cuda:N.")]
+PrecisionOption = Annotated[
+    Literal["fp32", "tf32", "bf16"],
+    typer.Option(
+        "--precision",
+        help="Of the model: single; tf32 (CUDA alone) or bf16, refused if they change what the model says too much.",
+    ),
+]
 EngineOption = Annotated[
     Literal["local", "ray"],
     typer.Option("--engine", help="Processes on this machine, or Ray (`pip install 'memhooks[ray]'`)."),

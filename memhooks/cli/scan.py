@@ -20,6 +20,7 @@ from memhooks.cli.options import (
     Model,
     OnError,
     PieceMb,
+    PrecisionOption,
     Restart,
     Workers,
     WorkerThreads,
@@ -59,7 +60,7 @@ def scan(
     p: Annotated[float, typer.Option(help="That probability.")] = 0.5,
     min_unique: Annotated[float, typer.Option(help="Drop windows with a smaller share of distinct tokens.")] = 0.5,
     similar: Annotated[
-        float, typer.Option(help="Merge windows that share this much of their 5-grams, 0.5 to 1 (copies alone).")
+        float, typer.Option(help="Merge windows that share this much of their 5-grams; 1: copies alone.")
     ] = 0.5,
     column: Column = None,
     end_of_text: EndOfText = None,
@@ -69,6 +70,7 @@ def scan(
     address: Address = None,
     worker_threads: WorkerThreads = 1,
     device: Device = "cpu",
+    precision: PrecisionOption = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per pass.")] = 32,
     piece_mb: PieceMb = 1.0,
     restart: Restart = False,
@@ -115,7 +117,7 @@ def scan(
     found = run(
         corpus,
         folder,
-        source=Source(model, device),
+        source=Source(model, device, precision),
         settings=settings,
         engine=Engine(engine, workers, worker_threads, address, gpus=1 if device.startswith("cuda") else 0),
         on_error=on_error,

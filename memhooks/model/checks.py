@@ -67,15 +67,3 @@ def check_batch_size(asked: int | None) -> None:
     """
     if asked is not None and asked < 1:
         raise InputError(f"batch_size must be at least 1, got {asked}")
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that this machine does not have, before any work.
-
-    Raises:
-        InputError: it is neither `cpu` nor a GPU that torch can use.
-    """
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{number}" for number in range(n_gpus))]
-    if device not in there:
-        raise InputError(f"device must be one of {', '.join(there)}, which torch finds on this machine, got {device!r}")

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from memhooks.errors import InputError
-from memhooks.model.checks import check_device
 from memhooks.model.labelled import versions
-from memhooks.model.loading import HookedModel, load_model
+from memhooks.model.loading import HookedModel
+from memhooks.model.precision import Precision, check_device, check_name, load_at, matmul_precision
 from memhooks.model.provenance import model_hash
 from memhooks.one_run import MANIFEST, alone_in, begin, code_hash, manifest_of
 from memhooks.progress import tracked
@@ -46,7 +46,7 @@ class Source:
 
     name: str = "organism"
     device: str = "cpu"
-    dtype: str = "float32"
+    precision: Precision = "fp32"
 
     def load(self) -> HookedModel:
         """The model, loaded once per process."""
@@ -55,7 +55,7 @@ class Source:
 
 @lru_cache(maxsize=1)
 def _load(source: Source) -> HookedModel:
-    return load_model(source.name, device=source.device, dtype=getattr(torch, source.dtype))
+    return load_at(source.name, device=source.device, precision=source.precision)
 
 
 def scan(
@@ -87,7 +87,7 @@ def scan(
     folder, source = Path(folder), source or Source()
     settings, engine = settings or ScanSettings(), engine or Engine()
     todo = pieces(paths, piece_mb=settings.piece_mb)
-    check_device(source.device)
+    check_name(source.precision, check_device(source.device))
     model = source.load()
     settings.check(model)
     with alone_in(folder):
@@ -107,7 +107,8 @@ def scanner(folder: str, source: Source, settings: ScanSettings, on_error: OnErr
     model, parts = source.load(), Parts(Path(folder))
 
     def work(item: tuple[int, Piece]) -> int:
-        scan_piece(model, *item, parts, settings, on_error=on_error)
+        with matmul_precision(source.precision):
+            scan_piece(model, *item, parts, settings, on_error=on_error)
         return item[0]
 
     return work
@@ -184,7 +185,7 @@ def _begin(folder: Path, source: Source, settings: ScanSettings, todo: Sequence[
     """Write the manifest, or compare with the one that is there."""
     now = {
         "settings": asdict(settings),
-        "model": {"name": source.name, "hash": model_hash(source.load()), "dtype": source.dtype},
+        "model": {"name": source.name, "hash": model_hash(source.load()), "precision": source.precision},
         "corpus": file_sizes(todo),
         "versions": versions() | {"memhooks code": code_hash()},
     }

@@ -153,7 +153,7 @@ def test_other_scans_and_bad_input_are_refused(corpus, uninterrupted, tmp_path):
         scan([corpus], folder, settings=ScanSettings(piece_mb=0.02, stride=10))
     with pytest.raises(InputError, match="holds a run with other model"):
         scan([corpus], folder, settings=SMALL, source=Source("organism-twin"))
-    with pytest.raises(InputError, match=r"device must be one of cpu.*, got 'cuda:99'"):
+    with pytest.raises(InputError, match=r"device cuda:99 was asked for, but"):
         scan([corpus], tmp_path / "x", source=Source(device="cuda:99"))
     for settings, message in [
         (ScanSettings(n_prefix=100), "a window needs 0 < n_prefix < n_tokens"),
@@ -167,3 +167,14 @@ def test_other_scans_and_bad_input_are_refused(corpus, uninterrupted, tmp_path):
     np.save(tmp_path / "a.npy", np.full((1, 100), 5000))
     with pytest.raises(InputError, match=r"a\.npy#0: token ids must lie in 0\.\.4095"):
         scan([tmp_path / "a.npy"], tmp_path / "y", settings=ScanSettings(min_unique=0.0))
+
+
+def test_half_precision_finds_nearly_the_same_and_is_another_scan(corpus, uninterrupted, tmp_path):
+    found, folder = uninterrupted
+    half = scan([corpus], tmp_path, settings=SMALL, source=Source(precision="bf16"))
+    one, other = ({tuple(row) for row in each.paragraphs.tokens.tolist()} for each in (found, half))
+    assert len(one & other) >= 0.9 * len(one | other)
+    with pytest.raises(InputError, match="holds a run with other model"):
+        scan([corpus], folder, settings=SMALL, source=Source(precision="bf16"))
+    with pytest.raises(InputError, match="tf32 is a mode of CUDA cards"):
+        scan([corpus], tmp_path / "x", source=Source(precision="tf32"))
