@@ -5,7 +5,7 @@ Expected from the operations: time grows with the first power of paragraphs and 
 powers of length in it, one for the replaced positions and one for what each of them can change. Memory beyond the
 weights must not grow with paragraphs, as they pass batch by batch; only the result itself does.
 
-`python -m benchmarks.growth` (about four minutes on two threads; `--figure growth.png` draws the curves).
+`python -m benchmarks.growth` (more than four minutes on two threads; `--figure growth.png` draws the curves).
 """
 
 import argparse
